@@ -76,7 +76,7 @@ def read_acdc(raw: Path | str) -> tuple[Manifest, list[CaseError]]:
     cases: list[Case] = []
     errors: list[CaseError] = []
     for split, folders in _find_patients(Path(raw)).items():
-        infos, unreadable = collect(partial(_read_info, needs_group=split == "training"), folders)
+        infos, unreadable = collect(partial(read_info, needs_group=split == "training"), folders)
         folds = assign_folds({info.folder.name: info.group for info in infos if info.group and split == "training"})
         frames = ((info, phase, split, folds.get(info.folder.name)) for info in infos for phase in PHASES)
         found, incomplete = collect(lambda frame: _make_frame_case(*frame), frames)
@@ -113,10 +113,13 @@ def _list_patient_folders(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.glob("*") if _PATIENT_NAME.fullmatch(entry.name) and entry.is_dir())
 
 
-def _read_info(folder: Path, *, needs_group: bool) -> PatientInfo:
+def read_info(folder: Path, *, needs_group: bool = False) -> PatientInfo:
     """Read a patient's ``Info.cfg``.
 
     Lines are ``Key: value``, in any order, with any line ends.
+
+    Raises:
+        CaseError: there is no such file, or it lacks a frame number or a necessary group.
     """
     try:
         text = read_limited(folder / "Info.cfg").decode("utf-8-sig")

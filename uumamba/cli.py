@@ -256,8 +256,8 @@ def predict(
         typer.Option(
             "--input",
             metavar="PATH...",
-            help="NIfTI, MHA or PNG files, folders of these, DICOM studies, zip files, or manifests. Repeatable. "
-            "Of several channels: files CASE_0000, CASE_0001, ... or 4-D files.",
+            help="NIfTI, MHA or PNG files, folders of these, DICOM studies, zip files, or manifests. Repeatable. With "
+            "one channel a 4-D file is a cine; several channels are files CASE_0000, CASE_0001, ... or 4-D files.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for all results, or one label map: mask.nii.gz, .mha, .nrrd.")],
@@ -300,6 +300,7 @@ def predict(
     from uumamba.pipelines.models import find_card
     from uumamba.pipelines.predict import predict as predict_all
     from uumamba.pipelines.prediction.parts import Part
+    from uumamba.pipelines.prediction.volume_tables import describe_volumes
 
     result = predict_all(
         model,
@@ -325,6 +326,8 @@ def predict(
         _say(f"{len(result.skipped)} cases were finished before")
     for reason, ids in result.renewed.items():
         _say(f"{len(ids)} cases predicted again, because {reason}: {', '.join(ids[:5])}{', ...' * (len(ids) > 5)}")
+    for line in describe_volumes(result.records):
+        _say(line)
     if report is not None:
         _say(f"report: {report}")
     if (card := find_card(model)) is not None:

@@ -3,11 +3,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from matplotlib.image import imread
 
 from uumamba.evaluation import PatientIndices, ScoreRow, patient_table
-from uumamba.evaluation.plots import plot_dice, plot_ejection_fraction, plot_training
+from uumamba.evaluation.plots import plot_dice, plot_ejection_fraction, plot_training, plot_volume_curve
 
 ROWS = [{"epoch": 0, "loss": 1.0}, {"epoch": 1, "loss": 0.5, "dice": 0.4}]
 ONE = PatientIndices("a", None, {"lv_ef_percent": 50.0}, {"lv_ef_percent": 55.0})
@@ -71,3 +72,11 @@ def test_a_plot_of_too_many_boxes_shows_the_lowest(
     assert plot_dice([*rows[:-1], lowest]) != shown
     assert plot_dice([rows[0], replace(rows[1], dice=0.88), *rows[2:]]) == shown
     assert plot_dice([higher, *rows[1:]]) != shown
+
+
+def test_a_volume_curve_marks_its_phases_and_is_drawn_for_any_number_of_frames_and_structures() -> None:
+    curves = {"LV": [150.0, 60.0, 120.0], "MYO": [100.0, 100.0, 100.0]}
+    plain, marked = plot_volume_curve(curves), plot_volume_curve(curves, phases={"ED": 0, "ES": 1})
+    assert len({plain, marked, plot_volume_curve(curves, times_ms=(0.0, 40.0, 80.0))}) == 3
+    many = plot_volume_curve({f"s{number}": np.linspace(0, number, 2000).tolist() for number in range(24)})
+    assert all(png.startswith(b"\x89PNG") for png in (plain, marked, many))

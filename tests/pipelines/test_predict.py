@@ -62,7 +62,7 @@ def test_a_failed_case_is_listed_and_keeps_no_old_prediction(tiny_run: Path, tmp
     assert [failure.case_id for failure in result.failures] == ["black", "blank"]
     assert failed_in(tmp_path / "out") == ["black", "blank"]
     written = {str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*") if path.is_file()}
-    names = {"labels.txt", "labels.ctbl", "labels.json"}
+    names = {"labels.txt", "labels.ctbl", "labels.json", "volumes.csv", "volumes.json"}
     assert written == {"good.nii.gz", "failures.json", "records/good.json", "previews/good.png", *names}
     assert result.written[0].read_bytes() != b"old"
 

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from uumamba.data.formats.dicom import open_dicom
 from uumamba.data.formats.dicom_studies import DicomSeries
-from uumamba.data.formats.metaimage import METAIMAGE_SUFFIXES, open_metaimage
-from uumamba.data.formats.nifti import NIFTI_SUFFIXES, open_nifti
-from uumamba.data.formats.nrrd import NRRD_SUFFIXES, open_nrrd
+from uumamba.data.formats.metaimage import METAIMAGE_SUFFIXES, count_metaimage_frames, open_metaimage
+from uumamba.data.formats.nifti import NIFTI_SUFFIXES, count_nifti_frames, open_nifti
+from uumamba.data.formats.nrrd import NRRD_SUFFIXES, count_nrrd_frames, open_nrrd
 from uumamba.data.formats.png import PNG_SUFFIXES, open_png
 from uumamba.data.formats.stored_volume import StoredVolume
 from uumamba.data.grid import MAX_VOLUME_BYTES, AffineMatrix, Scan, check_size, format_spacing
@@ -33,6 +33,11 @@ _FORMATS: tuple[tuple[tuple[str, ...], Open], ...] = (
     (NRRD_SUFFIXES, open_nrrd),
     (PNG_SUFFIXES, open_png),
 )
+_FRAME_COUNTERS: dict[Open, Callable[..., int]] = {
+    open_nifti: count_nifti_frames,
+    open_metaimage: count_metaimage_frames,
+    open_nrrd: count_nrrd_frames,
+}
 DICOM_SUFFIX = ".dcm"
 _OTHER_PICTURES = (".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".gif", ".webp")
 SCAN_SUFFIXES = tuple(sorted((suffix for suffixes, _ in _FORMATS for suffix in suffixes), key=len, reverse=True))
@@ -76,6 +81,20 @@ class OpenedScan:
         return Scan(array, self.affine, self.spacing_mm, self.stored.header, self.stored.path)
 
 
+def count_stored_frames(path: Path | str, *, case_id: str | None = None) -> int:
+    """Return the number of frames in a file's header.
+
+    It is the size of the fourth axis of a 4-D NIfTI, MetaImage or NRRD file, and 1 of any other file.
+
+    Raises:
+        CaseError: the file is missing, or its header is damaged.
+    """
+    path = Path(path)
+    case_id = case_id or path.name
+    count = _FRAME_COUNTERS.get(_choose_reader(path, case_id))
+    return 1 if count is None else count(path, case_id=case_id)
+
+
 def open_scan(
     path: Path | str | DicomSeries,
     *,
@@ -83,6 +102,7 @@ def open_scan(
     max_bytes: int = MAX_VOLUME_BYTES,
     assume_spacing_mm: Sequence[float] | None = None,
     channels: int = 1,
+    frames: int = 1,
 ) -> OpenedScan:
     """Read the header of a scan, and check its grid.
 
@@ -97,6 +117,7 @@ def open_scan(
         max_bytes: largest volume in memory, as float32 or in a larger dtype of the file.
         assume_spacing_mm: spacing of the stored axes for a scan without a valid one.
         channels: number of channels in the file; several are on the last axis of a NIfTI file, or a PNG's colours.
+        frames: number of frames in the file, as of :func:`count_stored_frames`; several are read like channels.
 
     Raises:
         CaseError: the scan is missing, its header is damaged, its grid is invalid, or it has other channels.
@@ -112,7 +133,8 @@ def open_scan(
         expected=f"one file for each of {channels} channels, one 4-D NIfTI file or a colour PNG",
         fix="list the file of each channel",
     )
-    stored = reader(path, case_id=case_id) if channels == 1 else reader(path, case_id=case_id, channels=channels)
+    several = {name: count for name, count in {"channels": channels, "frames": frames}.items() if count > 1}
+    stored = reader(path, case_id=case_id, **several)
     return check_grid(stored, case_id=case_id, max_bytes=max_bytes, assume_spacing_mm=assume_spacing_mm)
 
 

@@ -220,11 +220,12 @@ def _encode_label(
         return encode_metaimage(label, like.affine)
     if name.endswith(".seg.nrrd"):
         return encode_nrrd(label, like.affine, notes=describe_segments(structures, colours, label.shape))
-    return encode_nrrd(label, like.affine) if name.endswith(".nrrd") else _encode_nifti(label, like)
+    return encode_nrrd(label, like.affine) if name.endswith(".nrrd") else encode_label(label, find_header(like))
 
 
-def _encode_nifti(label: NDArray[Any], like: Scan) -> bytes:
-    return encode_label(label, like.header if like.header is not None else new_header(label.shape, like.affine))
+def find_header(scan: Scan) -> Any:
+    """Return a scan's NIfTI header; one with its affine for another format."""
+    return scan.header if scan.header is not None else new_header(scan.shape, scan.affine)
 
 
 def encode_classes(label: NDArray[Any], structures: Mapping[str, int], *, ignore_value: int | None = None) -> LabelMap:

@@ -1,11 +1,11 @@
-"""Plots of the report: Dice by structure, training curves, ejection fractions."""
+"""Plots of reports: Dice, training curves, ejection fractions, volume curves."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from uumamba.evaluation.clinical import PatientIndices, agreement
+from uumamba.evaluation.clinical import CHAMBERS, PatientIndices, agreement
 from uumamba.evaluation.colours import assign_colours
 from uumamba.evaluation.means import moments
 from uumamba.evaluation.overlays import draw_png
@@ -136,6 +136,50 @@ def plot_ejection_fraction(patients: Sequence[PatientIndices], index: str = "lv_
         if groups != [""]:
             against.legend(frameon=False, fontsize=8, loc="upper left")
         return draw_png(figure, background="white")
+
+
+def plot_volume_curve(
+    volumes_ml: Mapping[str, Sequence[float]],
+    *,
+    phases: Mapping[str, int] | None = None,
+    times_ms: Sequence[float] | None = None,
+    colours: Mapping[str, str] | None = None,
+) -> bytes:
+    """Plot the volumes of a cine's structures over time, as PNG.
+
+    Phases are marked by vertical lines, and the volumes of ventricles by their numbers there. Of too many structures
+    the first are drawn.
+
+    Args:
+        volumes_ml: volume in each frame, by structure.
+        phases: index of the frame of ED and ES.
+        times_ms: time of each frame; without it the axis shows frames, counted from 1.
+        colours: as for :func:`uumamba.evaluation.overlays.assign_colours`.
+    """
+    assigned = assign_colours(list(volumes_ml), colours)
+    count = max(map(len, volumes_ml.values()), default=0)
+    times = np.arange(1, count + 1) if times_ms is None else np.asarray(times_ms, dtype=np.float64)
+    with draw_style(STYLE):
+        figure = Figure(figsize=(7.0, 3.6), dpi=130, layout="constrained")
+        axes = figure.add_subplot()
+        for name, values in list(volumes_ml.items())[:MOST_NAMED]:
+            axes.plot(times, values, color=assigned[name], label=name, linewidth=1.8, marker="." if count < 60 else "")
+        axes.set_ylim(bottom=0)
+        for phase, index in (phases or {}).items():
+            _mark_phase(axes, phase, times[index], {name: values[index] for name, values in volumes_ml.items()})
+        axes.set(xlabel="frame" if times_ms is None else "time, ms", ylabel="volume, ml")
+        if times_ms is None:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+        return draw_png(figure, background="white")
+
+
+def _mark_phase(axes: Axes, phase: str, time: float, volumes_ml: Mapping[str, float]) -> None:
+    """Mark a phase by a line, its name and the ventricles' volumes."""
+    axes.axvline(time, color="#7b8794", linewidth=1, linestyle="dashed", zorder=1)
+    axes.text(time, 1.01, phase, transform=axes.get_xaxis_transform(), ha="center", va="bottom", fontsize=9)
+    for value in (volumes_ml[name] for name in CHAMBERS if name in volumes_ml):
+        axes.annotate(f"{value:.0f} ml", (time, value), xytext=(4, 5), textcoords="offset points", fontsize=8)
 
 
 def _group_dice(rows: Sequence[ScoreRow]) -> dict[tuple[str, str], list[float]]:

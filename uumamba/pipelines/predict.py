@@ -5,26 +5,25 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from uumamba.data.case import Split
-from uumamba.data.case_files import ImagePath, check_file_name
-from uumamba.data.scan import Scan, read_image
+from uumamba.data.case_files import ImagePath
+from uumamba.data.series_choice import SeriesWish
 from uumamba.evaluation.colours import assign_colours
-from uumamba.inference import Predictor
 from uumamba.pipelines.datasets import record_failures
 from uumamba.pipelines.models import checkpoint_paths, load_predictor
 from uumamba.pipelines.prediction.case_outputs import CaseOutputs
+from uumamba.pipelines.prediction.case_prediction import CasePrediction
+from uumamba.pipelines.prediction.case_record import CaseRecord
+from uumamba.pipelines.prediction.cines import read_frames, read_manifest_cases
 from uumamba.pipelines.prediction.finished_cases import OriginReader, Stage, hash_model
-from uumamba.pipelines.prediction.input_scans import Input, check_inputs_kept, find_inputs
+from uumamba.pipelines.prediction.input_scans import Input, check_inputs_kept, find_inputs, unpack_zips
 from uumamba.pipelines.prediction.label_files import LabelFormat, check_label_names, write_label_names
 from uumamba.pipelines.prediction.output_target import OutputTarget
 from uumamba.pipelines.prediction.page import check_page, write_page
-from uumamba.pipelines.prediction.parts import Part, record_part_failures
-from uumamba.pipelines.prediction.segmented_case import SegmentedCase
-from uumamba.runtime.case_boundary import attempt, fail_case_on_error
+from uumamba.pipelines.prediction.parts import Part, record_part_failures, write_for_all_parts
+from uumamba.pipelines.prediction.volume_tables import write_volume_tables
+from uumamba.runtime.case_boundary import attempt
 from uumamba.runtime.errors import CaseError
-from uumamba.runtime.files import whole_file
 from uumamba.runtime.progress_bar import track
 from uumamba.runtime.stop import StopRequest
 
@@ -38,12 +37,14 @@ class PredictResult:
         failures: error of each failed case.
         skipped: cases that an earlier call finished, with ``skip_existing``.
         renewed: cases of an earlier call that were predicted again, by the reason.
+        records: volumes, phases and warnings of each predicted case.
     """
 
     written: tuple[Path, ...]
     failures: tuple[CaseError, ...]
     skipped: tuple[str, ...] = ()
     renewed: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    records: tuple[CaseRecord, ...] = ()
 
 
 def predict(
@@ -57,6 +58,7 @@ def predict(
     case_fold: int | None = None,
     domains: Collection[str] | None = None,
     case_ids: Collection[str] | None = None,
+    series: Sequence[str] = (),
     mirror: bool | None = None,
     save_probabilities: bool = False,
     assume_spacing_mm: Sequence[float] | None = None,
@@ -71,13 +73,17 @@ def predict(
 
     Args:
         model: output folder of ``uumamba run``, run folder, fold folder, checkpoint file or name of a shipped model.
-        inputs: NIfTI, MHA or PNG files, folders of them, DICOM folders, or manifests (``.json``). Of a folder, label
-            maps named ``<scan>_gt`` next to their scan and ACDC's cines, ``*_4d``, are left out. For a model of several
-            channels, files ``<case>_0000``, ``<case>_0001``, ... are one case, and other files hold all channels; a
-            list of paths is one case, named after the first, with the channels in the order of the model's.
+        inputs: NIfTI, MHA or PNG files, folders of them, DICOM folders, zip files of all these, or manifests
+            (``.json``). Of a DICOM study, one series is used: of the model's modality, with several parallel slices. Of
+            a folder, label maps named ``<scan>_gt`` next to their scan and ACDC's cines, ``*_4d``, next to their frames
+            are left out. For a model of one channel, a 4-D file and a DICOM series with phases are a cine, segmented
+            frame by frame. For a model of several channels, files ``<case>_0000``, ``<case>_0001``, ... are one case,
+            and other files hold all channels; a list of paths is one case, named after the first, with the channels in
+            the order of the model's.
         out: folder that gets ``<case_id>.nii.gz`` for each input, on its grid with its header codes, and
             ``<case_id>.png`` for a PNG. For a failed case the label map of an earlier call is removed. ``labels.txt``
-            (ITK-SNAP), ``labels.ctbl`` (3D Slicer) and ``labels.json`` name the values. Or the file of the only case's
+            (ITK-SNAP), ``labels.ctbl`` (3D Slicer) and ``labels.json`` name the values; ``volumes.csv`` and
+            ``volumes.json`` hold volumes and ejection fractions. The label map of a cine is 4-D. Or the file of the only case's
             label map, such as ``mask.mha``; then nothing else is written but what other arguments request.
         device: name of the device in torch.
         fold: fold of the model; None averages the models of all folds of a run.
@@ -85,8 +91,11 @@ def predict(
         case_fold: fold of the cases of a manifest, which is ``case_fold`` in :func:`predict`; None selects all.
         domains: only the cases of these domains of a manifest.
         case_ids: only these cases of a manifest.
+        series: series to use of DICOM studies: UIDs, unique beginnings or ends of UIDs, numbers, or parts of
+            descriptions.
         mirror: average over mirrored inputs; None takes the run's configuration.
-        save_probabilities: also write ``<case_id>.probabilities.npy`` (float16, ``(class or region, *native)``).
+        save_probabilities: also write ``<case_id>.probabilities.npy`` (float16, ``(class or region, *native)``), of a
+            cine with the frame as first axis.
         assume_spacing_mm: spacing of the stored axes, for scans whose header has no valid one.
         label_format: ``"nii.gz"``, ``"mha"``, ``"nrrd"`` or ``"seg.nrrd"``, a segmentation of 3D Slicer.
         preview: also write ``previews/<case_id>.png``, slices with outlines.
@@ -101,36 +110,58 @@ def predict(
     Raises:
         UsageError: there is no model or no input, two inputs have one case id, a manifest has other channels than the
             model, a folder of nnU-Net or the Decathlon has them in another order, a list of files is in another order
-            than their numbers, a label map would replace an input, or an image or label of a manifest, ``out`` is a
-            file for several cases, or a file of another origin has the name of an output.
+            than their numbers, no series of a study is in ``series``, a zip file is damaged, unsafe or too large, a
+            label map would replace an input, or an image or label of a manifest, ``out`` is a file for several cases,
+            or a file of another origin has the name of an output.
         StoppedOnRequest: a stop was requested.
     """
     target = OutputTarget.parse(out, label_format)
     if report is not None:
         check_page(report)
-    with StopRequest() as stop:
+    with StopRequest() as stop, unpack_zips(inputs) as zips:
         predictor = load_predictor(model, device=device, fold=fold, mirror=mirror)
-        channels = predictor.channels
-        batch = find_inputs(inputs, channels=channels, split=split, fold=case_fold, domains=domains, case_ids=case_ids)
+        batch = find_inputs(
+            inputs,
+            channels=predictor.channels,
+            split=split,
+            fold=case_fold,
+            domains=domains,
+            case_ids=case_ids,
+            series=SeriesWish(series, predictor.modality),
+            zips=zips,
+        )
         target.check_cases(batch, options={"--skip-existing": skip_existing, "--part": part is not None})
         check_inputs_kept(batch, inputs, target.find_label_map)
         cases = batch if part is None else part.select(batch)
-        read = partial(read_image, channels=channels, assume_spacing_mm=assume_spacing_mm)
         options = {"mirror": mirror, "assume_spacing_mm": None if assume_spacing_mm is None else [*assume_spacing_mm]}
         origins = OriginReader(hash_model(checkpoint_paths(model, fold=fold)), options)
         colours = assign_colours(list(predictor.structures or {}), predictor.colours)
         with target.open_folder() as folder:
             check_label_names(folder)
             outputs = CaseOutputs(folder, target, str(model), origins, colours, preview)
-            predict_one = partial(_predict_one, predictor, read, outputs, save_probabilities=save_probabilities)
+            predict_one = CasePrediction(
+                predictor,
+                partial(read_frames, channels=predictor.channels, assume_spacing_mm=assume_spacing_mm),
+                outputs,
+                read_manifest_cases(inputs),
+                zips,
+                stop,
+                save_probabilities,
+            )
             find_stage = partial(outputs.find_stage, probabilities=save_probabilities)
             progressed = track(list(cases.items()), description="predict", enabled=progress)
-            result = _predict_cases(progressed, predict_one, find_stage if skip_existing else None, stop, len(cases))
+            try:
+                result = _predict_cases(
+                    progressed, predict_one, find_stage if skip_existing else None, stop, len(cases)
+                )
+            finally:
+                write_volume_tables(folder)
             write_label_names(folder, predictor.structures or {}, colours)
             if part is None:
                 record_failures(folder, result.failures)
             else:
                 record_part_failures(folder, result.failures, part, batch)
+                write_for_all_parts(folder, partial(write_volume_tables, folder))
             if report is not None:
                 write_page(folder, report)
     return result if not target.is_file else replace(result, written=(target.path,) * len(result.written))
@@ -138,12 +169,12 @@ def predict(
 
 def _predict_cases(
     cases: Iterable[tuple[str, ImagePath]],
-    predict_one: Callable[[tuple[str, ImagePath]], Path],
+    predict_one: Callable[[str, ImagePath], tuple[Path, CaseRecord]],
     find_stage: Callable[[str, ImagePath], Stage] | None,
     stop: StopRequest,
     count: int,
 ) -> PredictResult:
-    written: list[Path] = []
+    written: list[tuple[Path, CaseRecord]] = []
     failures: list[CaseError] = []
     skipped: list[str] = []
     renewed: dict[str, list[str]] = {}
@@ -157,38 +188,15 @@ def _predict_cases(
             continue
         if stage != "new":
             renewed.setdefault(stage, []).append(case_id)
-        outcome = attempt(predict_one, (case_id, image), case_id=case_id)
+        outcome = attempt(predict_one, case_id, image, case_id=case_id)
         if isinstance(outcome, CaseError):
             failures.append(outcome)
         else:
             written.append(outcome)
     return PredictResult(
-        tuple(written), tuple(failures), tuple(skipped), {key: tuple(ids) for key, ids in renewed.items()}
+        tuple(path for path, _ in written),
+        tuple(failures),
+        tuple(skipped),
+        {key: tuple(ids) for key, ids in renewed.items()},
+        tuple(record for _, record in written),
     )
-
-
-def _predict_one(
-    predictor: Predictor,
-    read: Callable[..., Scan],
-    outputs: CaseOutputs,
-    case: tuple[str, ImagePath],
-    *,
-    save_probabilities: bool,
-) -> Path:
-    case_id, image = case
-    check_file_name(case_id)
-    outputs.remove_old(case_id, image)
-    origin = outputs.origins.read(image, case_id)
-    with fail_case_on_error(case_id):
-        scan = read(image, case_id=case_id)
-    prediction = predictor(
-        scan.array, spacing_mm=scan.spacing_mm, affine=scan.affine, probabilities=save_probabilities, case_id=case_id
-    )
-    case_found = SegmentedCase(case_id, (scan,), (prediction.label,), predictor.structures or {})
-    with fail_case_on_error(case_id):
-        target = outputs.write_label_map(case_found, image)
-    if prediction.probabilities is not None:
-        with whole_file(outputs.find_probabilities(case_id)) as unfinished:
-            np.save(unfinished, prediction.probabilities.astype(np.float16), allow_pickle=False)
-    outputs.finish(case_found, image, label=target, origin=origin)
-    return target

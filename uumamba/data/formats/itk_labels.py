@@ -18,12 +18,13 @@ from uumamba.data.grid import AffineMatrix
 _TYPES = {"uint8": ("MET_UCHAR", "uint8"), "uint16": ("MET_USHORT", "uint16")}
 
 
-def encode_metaimage(label: NDArray[Any], affine: AffineMatrix) -> bytes:
+def encode_metaimage(label: NDArray[Any], affine: AffineMatrix, *, step_ms: float = 1.0) -> bytes:
     """Encode a label map as compressed MetaImage (``.mha``).
 
     Args:
-        label: uint8 or uint16, three axes in stored order.
+        label: uint8 or uint16, three axes in stored order, and for a cine the frames as the fourth.
         affine: 4 x 4, voxel index to RAS+ millimetres.
+        step_ms: time between frames.
 
     Example:
         >>> encode_metaimage(np.zeros((2, 3, 4), dtype=np.uint8), np.eye(4)).split(bytes([10]))[10]
@@ -31,6 +32,10 @@ def encode_metaimage(label: NDArray[Any], affine: AffineMatrix) -> bytes:
     """
     columns, origin_mm = _to_lps(affine)
     spacing = np.linalg.norm(columns, axis=0)
+    directions = columns / spacing
+    if label.ndim == 4:
+        directions = np.block([[directions, np.zeros((3, 1))], [np.zeros((1, 3)), np.ones((1, 1))]])
+        spacing, origin_mm = np.append(spacing, step_ms), np.append(origin_mm, 0.0)
     voxels = zlib.compress(_list_voxels(label), level=6)
     fields = {
         "ObjectType": "Image",
@@ -39,9 +44,9 @@ def encode_metaimage(label: NDArray[Any], affine: AffineMatrix) -> bytes:
         "BinaryDataByteOrderMSB": False,
         "CompressedData": True,
         "CompressedDataSize": len(voxels),
-        "TransformMatrix": _join((columns / spacing).T.ravel()),  # an axis after the other
+        "TransformMatrix": _join(directions.T.ravel()),  # an axis after the other
         "Offset": _join(origin_mm),
-        "CenterOfRotation": "0 0 0",
+        "CenterOfRotation": " ".join("0" * label.ndim),
         "ElementSpacing": _join(spacing),
         "DimSize": " ".join(map(str, label.shape)),
         "ElementType": _TYPES[label.dtype.name][0],
@@ -63,14 +68,14 @@ def encode_nrrd(label: NDArray[Any], affine: AffineMatrix, *, notes: Mapping[str
         b'NRRD0004\ntype: uint8\ndi'
     """
     columns, origin_mm = _to_lps(affine)
-    vectors = [f"({_join(column, ',')})" for column in columns.T]
+    vectors = [f"({_join(column, ',')})" for column in columns.T] + ["none"] * (label.ndim - 3)
     fields = {
         "type": _TYPES[label.dtype.name][1],
         "dimension": label.ndim,
         "space": "left-posterior-superior",
         "sizes": " ".join(map(str, label.shape)),
         "space directions": " ".join(vectors),
-        "kinds": " ".join(["domain"] * label.ndim),
+        "kinds": " ".join(["domain"] * 3 + ["list"] * (label.ndim - 3)),
         "endian": "little",
         "encoding": "gzip",
         "space origin": f"({_join(origin_mm, ',')})",

@@ -13,8 +13,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from uumamba.data.formats.stored_volume import LPS_TO_RAS, StoredVolume, drop_trailing_axes, make_header_error
-from uumamba.data.formats.text_header import TextHeader, add_field, iterate_lines
+from uumamba.data.formats.stored_volume import (
+    LPS_TO_RAS,
+    StoredVolume,
+    count_frames,
+    drop_trailing_axes,
+    find_frame_ms,
+    make_header_error,
+)
+from uumamba.data.formats.text_header import TextHeader, add_field, iterate_lines, parse_numbers
 from uumamba.data.formats.voxel_stream import VoxelStream
 from uumamba.runtime.errors import require_case
 
@@ -44,8 +51,17 @@ _SCALING = {"ElementToIntensityFunctionSlope": 1.0, "ElementToIntensityFunctionO
 _CONVERT = "convert the scan to one .mha file with binary voxels, unscaled and in mm"
 
 
-def open_metaimage(path: Path, *, case_id: str) -> StoredVolume:
-    """Read the header of a MetaImage file.
+def count_metaimage_frames(path: Path, *, case_id: str) -> int:
+    """Return the number of frames in a header, from 1 on.
+
+    Raises:
+        CaseError: the header is damaged.
+    """
+    return count_frames(_read_header(path, case_id).read_integers("DimSize", least=1))
+
+
+def open_metaimage(path: Path, *, case_id: str, frames: int = 1) -> StoredVolume:
+    """Read the header of a MetaImage file; frames are the fourth axis.
 
     The voxels are in the file or in one other file of its folder, compressed with zlib or not. Without a
     ``TransformMatrix`` the axes are those of the patient, as the format says; the spacing has no default.
@@ -57,12 +73,12 @@ def open_metaimage(path: Path, *, case_id: str) -> StoredVolume:
     sizes = header.read_integers("DimSize", least=1)
     axes = len(sizes)
     header.require(header.read_integers("NDims", least=1) == (axes,), "NDims", expected=f"{axes} axes as in DimSize")
-    shape, dtype = drop_trailing_axes(sizes, case_id), _read_dtype(header)
+    shape, dtype = drop_trailing_axes(sizes[:3] if frames > 1 else sizes, case_id), _read_dtype(header)
     header.require(header.read_text("DistanceUnits", "mm") in ("mm", "?"), "DistanceUnits", expected="mm", fix=_CONVERT)
     for key, value in _SCALING.items():
         found = header.read_numbers(key, 1) if key in header.fields else value
         header.require(found == value, key, expected=f"{value:g}", fix=_CONVERT)
-    stream = _find_voxels(header, math.prod(shape) * dtype.itemsize)
+    stream = _find_voxels(header, math.prod(shape) * frames * dtype.itemsize)
     matrix = header.read_numbers("TransformMatrix", axes**2) if "TransformMatrix" in header.fields else np.eye(axes)
     origin = header.read_numbers("Offset", axes) if "Offset" in header.fields else np.zeros(axes)
     directions = _extend(matrix.reshape(axes, axes).T)  # a row of the field is an axis
@@ -74,8 +90,10 @@ def open_metaimage(path: Path, *, case_id: str) -> StoredVolume:
         origin_mm=LPS_TO_RAS * np.pad(origin, (0, 2))[:3],
         spacing_mm=_read_spacing(header, axes),
         spacing_key="ElementSpacing",
-        voxels=partial(stream.read_native, shape, dtype, case_id=case_id),
-        is_complete=partial(stream.has_length, math.prod(shape) * dtype.itemsize),
+        voxels=partial(stream.read_native, shape, dtype, case_id=case_id, frames=frames),
+        is_complete=partial(stream.has_length, math.prod(shape) * frames * dtype.itemsize),
+        channels=frames,
+        frame_ms=_find_frame_ms(header),
     )
 
 
@@ -121,6 +139,13 @@ def _read_spacing(header: TextHeader, axes: int) -> NDArray[np.float64]:
     known = np.full(axes, np.nan) if key is None else header.read_numbers(key, axes)
     spacing[:axes] = known[:3]
     return spacing
+
+
+def _find_frame_ms(header: TextHeader) -> float | None:
+    """Return the fourth spacing, in milliseconds if plausible."""
+    key = "ElementSpacing"
+    steps = parse_numbers(header.fields.get(key, "").split())
+    return find_frame_ms(float(steps[3]), None) if len(steps) > 3 else None
 
 
 def _find_voxels(header: TextHeader, nbytes: int) -> VoxelStream:

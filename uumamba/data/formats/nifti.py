@@ -17,7 +17,9 @@ from uumamba.data.formats.stored_volume import (
     RESTORE,
     Shape,
     StoredVolume,
+    count_frames,
     drop_trailing_axes,
+    find_frame_ms,
     make_header_error,
 )
 from uumamba.data.formats.voxel_stream import VoxelStream, make_read_error
@@ -31,16 +33,27 @@ _LONGEST_HEADER = 540
 _HEADERS: dict[int, Any] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
 _SCALE_TOLERANCE = 1e-3
 _MILLIMETRES = {1: 1000.0, 3: 0.001}  # by the code of the unit: metre and micron
+_MILLISECONDS = {0: None, 8: 1000.0, 16: 1.0, 24: 0.001}  # unknown, second, millisecond and microsecond; no others
 _CONVERT = "convert the scan again from its source"
 _CORRECT = "correct the header"
 
 
-def open_nifti(path: Path, *, case_id: str, channels: int = 1) -> StoredVolume:
+def count_nifti_frames(path: Path, *, case_id: str) -> int:
+    """Return the number of frames in a header, from 1 on.
+
+    Raises:
+        CaseError: the file is unreadable.
+    """
+    header, _ = _read_header(path, case_id)
+    return count_frames(_read_sizes(header))
+
+
+def open_nifti(path: Path, *, case_id: str, channels: int = 1, frames: int = 1) -> StoredVolume:
     """Read the header of a single-file NIfTI-1 or NIfTI-2 volume.
 
     Slope and intercept are applied to the voxels; the suffix need not match the compression. Trailing axes of size 1
     are dropped, and a 2-D image gets a third axis of size 1. Integers stay integers if slope and intercept allow it.
-    Several channels are on the last axis, as in the Decathlon.
+    Several channels are on the last axis, as in the Decathlon; frames, of one channel, are on the fourth.
 
     Raises:
         CaseError: the file is unreadable, its header is invalid, or sform and qform disagree.
@@ -48,7 +61,8 @@ def open_nifti(path: Path, *, case_id: str, channels: int = 1) -> StoredVolume:
     header, is_compressed = _read_header(path, case_id)
     if is_compressed != path.name.lower().endswith(".gz"):
         warn_repaired(case_id, f"{path.name} is {'' if is_compressed else 'not '}compressed, contrary to its name")
-    shape, dtype = _checked_shape(header, case_id, channels), _checked_dtype(header, case_id)
+    volumes = max(channels, frames)
+    shape, dtype = _checked_shape(header, case_id, volumes), _checked_dtype(header, case_id)
     stream = VoxelStream(path, "gzip" if is_compressed else "none", skip=_checked_offset(header, case_id))
     directions, spacing_mm, origin_mm = _physical_grid(header, shape, case_id)
     return StoredVolume(
@@ -59,10 +73,11 @@ def open_nifti(path: Path, *, case_id: str, channels: int = 1) -> StoredVolume:
         origin_mm=origin_mm,
         spacing_mm=spacing_mm,
         spacing_key="pixdim",
-        voxels=partial(_read_voxels, stream, shape, channels, dtype, header, case_id),
-        is_complete=partial(stream.has_length, math.prod(shape) * channels * dtype.itemsize),
-        header=header if channels == 1 else _drop_channels(header, shape),
-        channels=channels,
+        voxels=partial(_read_voxels, stream, shape, volumes, dtype, header, case_id),
+        is_complete=partial(stream.has_length, math.prod(shape) * volumes * dtype.itemsize),
+        header=header if volumes == 1 else _drop_volumes(header, shape, keep_step=frames > 1),
+        channels=volumes,
+        frame_ms=_find_frame_ms(header),
     )
 
 
@@ -75,11 +90,21 @@ def _read_voxels(
     return _apply_scale(np.moveaxis(voxels.reshape((*shape, channels), order="F"), -1, 0), header, case_id)
 
 
-def _drop_channels(header: Any, shape: Shape) -> Any:
-    """Copy a header without its axis of channels, for the label map."""
+def _drop_volumes(header: Any, shape: Shape, *, keep_step: bool) -> Any:
+    """Copy a header without its axis of channels or frames.
+
+    A frame keeps the step of time, so that the label map of all frames has it.
+    """
     kept = header.copy()
     kept.set_data_shape(shape)
+    if keep_step:
+        kept["pixdim"][4] = header["pixdim"][4]
     return kept
+
+
+def _find_frame_ms(header: Any) -> float | None:
+    unit = int(header["xyzt_units"]) & 0x38
+    return find_frame_ms(float(header["pixdim"][4]), _MILLISECONDS[unit]) if unit in _MILLISECONDS else None
 
 
 def encode_label(label: NDArray[Any], header: Any) -> bytes:
@@ -159,9 +184,13 @@ def _checked_offset(header: Any, case_id: str) -> int:
     return max(int(stored), header.sizeof_hdr)
 
 
-def _checked_shape(header: Any, case_id: str, channels: int) -> Shape:
+def _read_sizes(header: Any) -> tuple[int, ...]:
     count = int(header["dim"][0])
-    sizes = tuple(int(size) for size in header["dim"][1 : count + 1]) if 1 <= count <= 7 else ()
+    return tuple(int(size) for size in header["dim"][1 : count + 1]) if 1 <= count <= 7 else ()
+
+
+def _checked_shape(header: Any, case_id: str, channels: int) -> Shape:
+    sizes = _read_sizes(header)
     require_case(
         min(sizes, default=0) > 0,
         case_id,

@@ -6,6 +6,7 @@ format is described in https://teem.sourceforge.net/nrrd/format.html.
 
 import math
 import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,15 +43,29 @@ _SPACES = {
 }
 _MILLIMETRES = {"mm", "millimeter", "millimeters", "millimetre", "millimetres", "???"}
 _OTHER_NAMES = {"datafile": "data file", "lineskip": "line skip", "byteskip": "byte skip"}
+_FRAME_KINDS = {"list", "time", "domain", "space", "???", "none"}
 _MAGIC = re.compile(r"NRRD000[1-6]")
 _CONVERT = "save the scan again as one .nrrd file with raw or gzip encoding"
 
 
-def open_nrrd(path: Path, *, case_id: str) -> StoredVolume:
+def count_nrrd_frames(path: Path, *, case_id: str) -> int:
+    """Return the number of frames in a header, from 1 on.
+
+    Raises:
+        CaseError: the header is damaged.
+    """
+    header = _read_header(path, case_id)
+    sizes = header.read_integers("sizes", least=1)
+    axis = _find_frame_axis(header, sizes)
+    return 1 if axis is None else sizes[axis]
+
+
+def open_nrrd(path: Path, *, case_id: str, frames: int = 1) -> StoredVolume:
     """Read the header of an NRRD file, such as ``scan.nrrd`` or ``labels.seg.nrrd``.
 
     The voxels are in the file or in one other file of its folder, compressed with gzip or not. The header must have
-    ``space`` and ``space directions``: without them, left and right are not known.
+    ``space`` and ``space directions``: without them, left and right are not known. Frames are the axis without a
+    direction.
 
     Raises:
         CaseError: the header is damaged, or describes no volume of numbers in the patient's space.
@@ -60,14 +75,17 @@ def open_nrrd(path: Path, *, case_id: str) -> StoredVolume:
     header.require(
         header.read_integers("dimension", least=1) == (len(sizes),), "dimension", expected=f"{len(sizes)} as in sizes"
     )
-    if sum(size > 1 for size in sizes) > 3:
+    if frames == 1 and sum(size > 1 for size in sizes) > 3:
         drop_trailing_axes(sizes, case_id)  # raises before a space of four axes is called unknown
     to_ras, vectors = _read_space(header), _read_directions(header, len(sizes))
+    frame_axis = _find_frame_axis(header, sizes) if frames > 1 else None
+    if frame_axis is not None:
+        sizes, vectors = _leave_out(sizes, frame_axis), list(_leave_out(vectors, frame_axis))
     spatial = [axis for axis, size in enumerate(sizes) if vectors[axis] is not None or size > 1]
     shape, dtype = drop_trailing_axes(tuple(sizes[axis] for axis in spatial), case_id), _read_dtype(header)
     columns = [vector for vector in vectors if vector is not None]
     header.require(len(spatial) == len(columns) == 3, "space directions", expected="3 axes", fix="give a 3-D scan")
-    stream = _find_voxels(header, math.prod(shape) * dtype.itemsize)
+    stream = _find_voxels(header, math.prod(shape) * frames * dtype.itemsize)
     spacing = np.linalg.norm(columns, axis=1)
     with np.errstate(all="ignore"):  # open_scan refuses an axis without a length by its spacing
         directions = np.transpose(columns) / spacing
@@ -81,8 +99,9 @@ def open_nrrd(path: Path, *, case_id: str) -> StoredVolume:
         origin_mm=to_ras * origin,
         spacing_mm=spacing,
         spacing_key="space directions",
-        voxels=partial(stream.read_native, shape, dtype, case_id=case_id),
-        is_complete=partial(stream.has_length, math.prod(shape) * dtype.itemsize),
+        voxels=partial(stream.read_native, shape, dtype, case_id=case_id, frames=frames, frame_axis=frame_axis or 0),
+        is_complete=partial(stream.has_length, math.prod(shape) * frames * dtype.itemsize),
+        channels=frames,
     )
 
 
@@ -134,6 +153,23 @@ def _read_directions(header: TextHeader, axes: int) -> list[NDArray[np.float64] 
     is_valid = all(vector is None or len(vector) == 3 for vector in vectors)
     header.require(is_valid, "space directions", expected="vectors of 3 numbers")
     return vectors
+
+
+def _find_frame_axis(header: TextHeader, sizes: tuple[int, ...]) -> int | None:
+    """Return the axis of frames, or None.
+
+    It is the only axis of several voxels without a direction, unless its kind is one of colours or vectors.
+    """
+    words = re.sub(r"\s*,\s*", ",", header.fields.get("space directions", "")).split()
+    kinds = header.fields.get("kinds", "").lower().split()
+    found = [axis for axis, word in enumerate(words) if word.lower() == "none" and sizes[axis : axis + 1] > (1,)]
+    if len(sizes) != 4 or len(words) != 4 or len(found) != 1:
+        return None
+    return found[0] if len(kinds) != 4 or kinds[found[0]] in _FRAME_KINDS else None
+
+
+def _leave_out(values: Sequence[Any], index: int) -> tuple[Any, ...]:
+    return (*values[:index], *values[index + 1 :])
 
 
 def _parse_vector(text: str) -> NDArray[np.float64]:

@@ -13,6 +13,8 @@ from uumamba.runtime.errors import CaseError, require_case
 Shape = tuple[int, int, int]
 RESTORE = "restore the file from its source"
 LPS_TO_RAS = np.array([-1.0, -1.0, 1.0])
+FRAME_MS = (5.0, 200.0)
+"""Plausible times from one frame of a cine to the next; a heart cycle has 5 frames or more."""
 
 
 @dataclass(frozen=True)
@@ -30,9 +32,10 @@ class StoredVolume:
         voxels: function that reads the voxels, in stored order.
         is_complete: function that tells from the file's length whether all voxels can be there.
         header: header of nibabel for a NIfTI file, else None.
-        channels: number of volumes; several are the first axis of ``voxels``.
+        channels: number of volumes, channels or frames; several are the first axis of ``voxels``.
         default_spacing_mm: spacing for a format without spacings, if the caller assumes none.
         has_palette: voxels are indices of colours, so they are label values but no intensities.
+        frame_ms: time from one frame to the next, if it is known and plausible.
     """
 
     path: Path
@@ -48,6 +51,7 @@ class StoredVolume:
     channels: int = 1
     default_spacing_mm: NDArray[np.float64] | None = None
     has_palette: bool = False
+    frame_ms: float | None = None
 
 
 def drop_trailing_axes(sizes: tuple[int, ...], case_id: str) -> Shape:
@@ -74,6 +78,34 @@ def drop_trailing_axes(sizes: tuple[int, ...], case_id: str) -> Shape:
     )
     first, second, third = (*sizes, 1, 1)[:3]
     return first, second, third
+
+
+def count_frames(sizes: tuple[int, ...]) -> int:
+    """Return the size of the fourth of four axes, or 1.
+
+    Trailing axes of one voxel do not count.
+
+    Example:
+        >>> count_frames((9, 9, 5, 12, 1)), count_frames((9, 9, 5)), count_frames((9, 9, 5, 12, 3))
+        (12, 1, 1)
+    """
+    used = max((axis for axis, size in enumerate(sizes, start=1) if size != 1), default=0)
+    return sizes[3] if used == 4 else 1
+
+
+def find_frame_ms(step: float, unit_ms: float | None) -> float | None:
+    """Return the time of a frame if plausible, or None.
+
+    Args:
+        step: spacing of the axis of time.
+        unit_ms: milliseconds of its unit; without one the unit is a millisecond or second, whichever is plausible.
+
+    Example:
+        >>> find_frame_ms(0.03, 1000.0), find_frame_ms(30.0, None), find_frame_ms(1.0, None)
+        (30.0, 30.0, None)
+    """
+    units = (1.0, 1000.0) if unit_ms is None else (unit_ms,)
+    return next((step * unit for unit in units if FRAME_MS[0] <= step * unit <= FRAME_MS[1]), None)
 
 
 def make_header_error(case_id: str, path: Path, reason: str, *, expected: str, fix: str = RESTORE) -> CaseError:

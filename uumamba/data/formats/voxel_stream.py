@@ -52,10 +52,17 @@ class VoxelStream:
         except (OSError, EOFError, zlib.error) as error:
             raise make_read_error(case_id, self.path, error) from None
 
-    def read_native(self, shape: Shape, dtype: np.dtype[Any], *, case_id: str) -> NDArray[Any]:
-        """Read voxels in this machine's byte order, with the first axis fastest."""
-        voxels = self.read(math.prod(shape), dtype, case_id=case_id).reshape(shape, order="F")
-        return voxels.astype(dtype.newbyteorder("="), copy=False)
+    def read_native(
+        self, shape: Shape, dtype: np.dtype[Any], *, case_id: str, frames: int = 1, frame_axis: int = 3
+    ) -> NDArray[Any]:
+        """Read voxels in this machine's byte order, with the first axis fastest.
+
+        Several frames are on ``frame_axis`` in the file, and on the first axis of the result.
+        """
+        stored = shape if frames == 1 else (*shape[:frame_axis], frames, *shape[frame_axis:])
+        voxels = self.read(math.prod(stored), dtype, case_id=case_id).reshape(stored, order="F")
+        native = voxels.astype(dtype.newbyteorder("="), copy=False)
+        return native if frames == 1 else np.moveaxis(native, frame_axis, 0)
 
     def has_length(self, nbytes: int) -> bool:
         """Return whether the file's length allows for so many bytes of voxels.

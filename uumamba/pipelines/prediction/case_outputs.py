@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import get_args
 
-from uumamba.data.case_files import ImagePath
+from uumamba.data.case_files import ImagePath, list_paths
 from uumamba.pipelines.prediction.case_record import CaseRecord, Origin, read_record, remove_record, write_record
 from uumamba.pipelines.prediction.finished_cases import OriginReader, Stage, find_stage
 from uumamba.pipelines.prediction.label_files import LabelFormat, write_label_map
 from uumamba.pipelines.prediction.output_target import OutputTarget
 from uumamba.pipelines.prediction.previews import find_preview, write_preview
 from uumamba.pipelines.prediction.segmented_case import SegmentedCase
+from uumamba.pipelines.prediction.volume_tables import find_curve, write_volume_plot
 from uumamba.runtime.files import remove_file
 
 
@@ -56,8 +57,9 @@ class CaseOutputs:
         if old is not None and old.label in {f"{case_id}.{each}" for each in get_args(LabelFormat)}:
             names.add(old.label)
         remove_record(self.folder, case_id)
-        images = {path.resolve() for path in ([image] if isinstance(image, Path) else image)}
-        for path in (*(self.folder / each for each in sorted(names)), find_preview(self.folder, case_id)):
+        images = {path.resolve() for path in list_paths(image)}
+        pictures = (find_preview(self.folder, case_id), find_curve(self.folder, case_id))
+        for path in (*(self.folder / each for each in sorted(names)), *pictures):
             if path.resolve() not in images:
                 remove_file(path)
 
@@ -67,8 +69,8 @@ class CaseOutputs:
         write_label_map(path, case, colours=self.colours)
         return path
 
-    def finish(self, case: SegmentedCase, image: ImagePath, *, label: Path, origin: Origin) -> None:
-        """Write preview and record.
+    def finish(self, case: SegmentedCase, image: ImagePath, *, label: Path, origin: Origin) -> CaseRecord:
+        """Write pictures and record.
 
         The record is last, so that an interrupted case has none.
         """
@@ -77,4 +79,6 @@ class CaseOutputs:
         record = CaseRecord.of(
             case, label=label.name, image=image, model=self.model, colours=self.colours, origin=origin
         )
+        write_volume_plot(self.folder, record)
         write_record(self.folder, record)
+        return record

@@ -51,6 +51,8 @@ class CaseRecord:
         structures: label value of each structure in the label map.
         colours: colour of each structure in the preview.
         origin: everything that the label map depends on; None in records of earlier versions.
+        patient_id: the patient, if known.
+        times_ms: time of each frame of a cine, if known.
     """
 
     case_id: str
@@ -64,6 +66,8 @@ class CaseRecord:
     structures: Mapping[str, int] = field(default_factory=dict)
     colours: Mapping[str, str] = field(default_factory=dict)
     origin: Origin | None = None
+    patient_id: str | None = None
+    times_ms: tuple[float, ...] | None = None
 
     @classmethod
     def of(
@@ -89,6 +93,8 @@ class CaseRecord:
             structures=dict(case.structures),
             colours=dict(colours or {}),
             origin=origin,
+            patient_id=case.patient_id,
+            times_ms=case.times_ms,
         )
 
     def to_json(self) -> dict[str, Any]:

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from uumamba.data.case_files import ImagePath
+from uumamba.data.case_files import ImagePath, list_paths
+from uumamba.data.formats.dicom_studies import DicomSeries
 from uumamba.data.source_key import hash_path
 from uumamba.pipelines.postprocessing import CHOICE_NAME
 from uumamba.pipelines.prediction.case_record import Origin, read_record
@@ -29,7 +30,7 @@ class OriginReader:
         """
         digest = hashlib.sha256()
         try:
-            for path in [image] if isinstance(image, Path) else image:
+            for path in image.files if isinstance(image, DicomSeries) else list_paths(image):
                 digest.update(hash_path(path, case_id))
         except CaseError:  # the scan's reader names the fault
             return Origin(self.model_sha256, "", self.options)

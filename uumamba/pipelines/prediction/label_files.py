@@ -6,6 +6,7 @@ from typing import Literal
 from warnings import warn
 
 from uumamba.data.case_files import ImagePath, list_paths
+from uumamba.data.cine import Cine, write_cine_label
 from uumamba.data.formats.png import PNG_SUFFIXES
 from uumamba.data.scan import write_label
 from uumamba.pipelines.prediction.case_record import read_records
@@ -32,7 +33,14 @@ def name_label_map(case_id: str, image: ImagePath, label_format: LabelFormat | N
 
 
 def write_label_map(path: Path, case: SegmentedCase, *, colours: Mapping[str, str]) -> None:
-    """Write a case's label map, with the label values of its structures."""
+    """Write a case's label map, with the label values of its structures.
+
+    The label maps of a cine's frames are one 4-D file.
+    """
+    if len(case.frames) > 1:
+        cine = Cine(case.frames, case.times_ms)
+        write_cine_label(path, case.labels, like=cine, structures=case.structures)
+        return
     (scan,), (label,) = case.frames, case.labels
     write_label(path, label, like=scan, structures=case.structures, colours=colours)
 

@@ -3,10 +3,8 @@
 import io
 import re
 from collections import Counter
-from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from pydantic import TypeAdapter
 
@@ -16,7 +14,8 @@ from uumamba.pipelines.models import CARD_NAME, SHIPPED, WEIGHTS_NAME, shipped_m
 from uumamba.pipelines.prediction.case_record import CaseRecord, read_records
 from uumamba.pipelines.prediction.finished_cases import hash_model
 from uumamba.pipelines.prediction.parts import write_for_all_parts
-from uumamba.pipelines.prediction.previews import PREVIEWS_NAME, find_preview
+from uumamba.pipelines.prediction.previews import find_preview
+from uumamba.pipelines.prediction.volume_tables import find_curve
 from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.files import make_folder, write_text
 
@@ -60,7 +59,7 @@ def _write(out: Path, path: Path) -> None:
             record.warnings,
             record.colours,
             preview=_read_jpeg(find_preview(out, record.case_id)) if record.case_id in shown else None,
-            curve=_read_curve(out, record, records) if record.case_id in shown else None,
+            curve=_read_curve(out, record) if record.case_id in shown else None,
         )
         for record in records.values()
     ]
@@ -99,11 +98,9 @@ def _read_failures(out: Path) -> list[dict[str, str]]:
     return [row for row in rows if row.keys() >= {*FAILURE_KEYS}]
 
 
-def _read_curve(out: Path, record: CaseRecord, records: Mapping[str, Any]) -> bytes | None:
-    name = f"{record.case_id}_volumes"
-    path = out / PREVIEWS_NAME / f"{name}.png"
-    is_curve = len(record.volumes_ml) > 1 and name not in records  # else it is the preview of another case
-    return path.read_bytes() if is_curve and path.is_file() else None
+def _read_curve(out: Path, record: CaseRecord) -> bytes | None:
+    path = find_curve(out, record.case_id)
+    return path.read_bytes() if len(record.volumes_ml) > 1 and path.is_file() else None
 
 
 def _read_jpeg(path: Path) -> bytes | None:

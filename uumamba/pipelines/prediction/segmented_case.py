@@ -1,14 +1,13 @@
 """A scan, or a cine, with its predicted label maps."""
 
 import warnings
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from uumamba.data.label_scheme import number_classes
 from uumamba.data.scan import Scan
-from uumamba.inference.predictor import Prediction
 from uumamba.types import LabelMap
 
 MOST_SHOWN = 4
@@ -25,6 +24,8 @@ class SegmentedCase:
         structures: value of each structure in files.
         phases: index of the frame of each known phase, ED and ES.
         warnings: sentences about the input for the user.
+        patient_id: the patient, if known.
+        times_ms: time of each frame of a cine, if known.
     """
 
     case_id: str
@@ -33,6 +34,8 @@ class SegmentedCase:
     structures: Mapping[str, int]
     phases: Mapping[str, int] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    patient_id: str | None = None
+    times_ms: tuple[float, ...] | None = None
 
     def measure_volumes_ml(self) -> list[dict[str, float]]:
         """Compute the volume of each structure in each frame."""
@@ -46,11 +49,10 @@ class UnusualCaseWarning(UserWarning):
     """Warning of a scan or label map unlike the training data."""
 
 
-def warn_of_remarks(case_id: str, prediction: Prediction) -> tuple[str, ...]:
-    """Warn of what is unusual about a prediction, and return it."""
-    remarks = prediction.remarks
+def warn_of_remarks(case: SegmentedCase, remarks: Sequence[str]) -> SegmentedCase:
+    """Warn of what is unusual about a case, and add it to the case."""
     if remarks:
         shown = "; ".join(remarks[:MOST_SHOWN]) + ("; ..." if len(remarks) > MOST_SHOWN else "")
-        text = f"{case_id} is unlike the training data: {shown}. Check scan and label map."
+        text = f"{case.case_id} is unlike the training data: {shown}. Check scan and label map."
         warnings.warn(text, UnusualCaseWarning, stacklevel=2)
-    return remarks
+    return replace(case, warnings=(*case.warnings, *remarks))

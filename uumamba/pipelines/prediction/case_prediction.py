@@ -1,0 +1,80 @@
+"""Prediction of one case, from its files to its outputs."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from uumamba.data.case import Case
+from uumamba.data.case_files import ImagePath, check_file_name
+from uumamba.data.cine import Cine
+from uumamba.data.warn import ScanWarning
+from uumamba.inference import Predictor
+from uumamba.pipelines.prediction.case_outputs import CaseOutputs
+from uumamba.pipelines.prediction.case_record import CaseRecord
+from uumamba.pipelines.prediction.cines import add_phases, find_known_phases, segment_frames
+from uumamba.pipelines.prediction.input_scans import ZipFolders, find_source
+from uumamba.pipelines.prediction.segmented_case import SegmentedCase, warn_of_remarks
+from uumamba.runtime.case_boundary import fail_case_on_error
+from uumamba.runtime.files import whole_file
+from uumamba.runtime.stop import StopRequest
+
+
+@dataclass(frozen=True)
+class CasePrediction:
+    """Reading, segmentation and outputs of each case of a call.
+
+    Attributes:
+        predictor: the model.
+        read: ``read(image, case_id=...) -> Cine``; a still scan has one frame.
+        outputs: writer of the files.
+        listed: cases of manifests by case id, with their phases.
+        zips: folders into which zip files were unpacked.
+        stop: request to stop, obeyed between frames.
+        save_probabilities: also write probabilities.
+    """
+
+    predictor: Predictor
+    read: Callable[..., Cine]
+    outputs: CaseOutputs
+    listed: Mapping[str, Case]
+    zips: ZipFolders
+    stop: StopRequest
+    save_probabilities: bool
+
+    def __call__(self, case_id: str, image: ImagePath) -> tuple[Path, CaseRecord]:
+        """Predict one case, and return its label map and record.
+
+        Raises:
+            CaseError: the case cannot be read or segmented.
+        """
+        check_file_name(case_id)
+        outputs = self.outputs
+        outputs.remove_old(case_id, image)
+        origin = outputs.origins.read(image, case_id)
+        with fail_case_on_error(case_id):
+            cine, known = self.read(image, case_id=case_id), find_known_phases(image, self.listed.get(case_id))
+        found = segment_frames(
+            self.predictor,
+            cine,
+            case_id=case_id,
+            probabilities=self.save_probabilities,
+            before_frame=lambda frame: self.stop.raise_if_requested(
+                f"in frame {frame + 1} of {case_id}; run the same command"
+            ),
+        )
+        structures = self.predictor.structures or {}
+        segmented = SegmentedCase(case_id, cine.frames, found.labels, structures, times_ms=cine.times_ms)
+        segmented = add_phases(segmented, known)
+        for note in segmented.warnings:
+            warnings.warn(f"{case_id}: {note}", ScanWarning, stacklevel=2)
+        segmented = warn_of_remarks(segmented, found.remarks)
+        with fail_case_on_error(case_id):
+            target = outputs.write_label_map(segmented, image)
+        if found.probabilities is not None:
+            with whole_file(outputs.find_probabilities(case_id)) as unfinished:
+                np.save(unfinished, found.probabilities, allow_pickle=False)
+        source = find_source(image, self.zips)
+        return target, outputs.finish(segmented, source, label=target, origin=origin)
