@@ -137,7 +137,7 @@ def test_a_case_that_cannot_be_predicted_is_listed_everywhere_whatever_its_fold(
         save_checkpoint(out / "run" / f"fold_{fold}" / "last.safetensors", own)
     manifest = Manifest.read(out / "prepared")
     bad = sorted(manifest.select(fold=fold)[0].case_id for fold in (0, 3))
-    monkeypatch.setattr("uumamba.pipelines.predict.read_image", unreadable(*bad))
+    monkeypatch.setattr("uumamba.pipelines.prediction.cines.read_image", unreadable(*bad))
     result = run(tiny_config(), raw=tiny_raw, out=out, fold="cv")
     assert sorted(failure.case_id for failure in result.failures) == bad
     assert sorted(failed_in(out)) == sorted(failed_in(out / "predictions")) == bad
@@ -154,7 +154,7 @@ def test_when_no_case_can_be_predicted_the_run_fails_without_scores(
     monkeypatch: pytest.MonkeyPatch,
     refused: Refused,
 ) -> None:
-    monkeypatch.setattr("uumamba.pipelines.predict.read_image", unreadable())
+    monkeypatch.setattr("uumamba.pipelines.prediction.cines.read_image", unreadable())
     out = Path(shutil.copytree(finished, tmp_path / "out"))
     with refused("image", got="noise") as error:
         run(tiny_config(), raw=tiny_raw, out=out)
