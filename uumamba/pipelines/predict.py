@@ -83,8 +83,8 @@ def predict(
         out: folder that gets ``<case_id>.nii.gz`` for each input, on its grid with its header codes, and
             ``<case_id>.png`` for a PNG. For a failed case the label map of an earlier call is removed. ``labels.txt``
             (ITK-SNAP), ``labels.ctbl`` (3D Slicer) and ``labels.json`` name the values; ``volumes.csv`` and
-            ``volumes.json`` hold volumes and ejection fractions. The label map of a cine is 4-D. Or the file of the only case's
-            label map, such as ``mask.mha``; then nothing else is written but what other arguments request.
+            ``volumes.json`` hold volumes and ejection fractions. The label map of a cine is 4-D. Or the file of the
+            only case's label map, such as ``mask.mha``; then nothing else is written but what other arguments request.
         device: name of the device in torch.
         fold: fold of the model; None averages the models of all folds of a run.
         split: only this split's cases of a manifest.
@@ -169,7 +169,7 @@ def predict(
 
 def _predict_cases(
     cases: Iterable[tuple[str, ImagePath]],
-    predict_one: Callable[[str, ImagePath], tuple[Path, CaseRecord]],
+    predict_one: Callable[[tuple[str, ImagePath]], tuple[Path, CaseRecord]],
     find_stage: Callable[[str, ImagePath], Stage] | None,
     stop: StopRequest,
     count: int,
@@ -188,7 +188,7 @@ def _predict_cases(
             continue
         if stage != "new":
             renewed.setdefault(stage, []).append(case_id)
-        outcome = attempt(predict_one, case_id, image, case_id=case_id)
+        outcome = attempt(predict_one, (case_id, image), case_id=case_id)
         if isinstance(outcome, CaseError):
             failures.append(outcome)
         else:

@@ -44,12 +44,13 @@ class CasePrediction:
     stop: StopRequest
     save_probabilities: bool
 
-    def __call__(self, case_id: str, image: ImagePath) -> tuple[Path, CaseRecord]:
+    def __call__(self, case: tuple[str, ImagePath]) -> tuple[Path, CaseRecord]:
         """Predict one case, and return its label map and record.
 
         Raises:
             CaseError: the case cannot be read or segmented.
         """
+        case_id, image = case
         check_file_name(case_id)
         outputs = self.outputs
         outputs.remove_old(case_id, image)

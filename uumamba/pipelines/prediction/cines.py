@@ -89,7 +89,8 @@ def segment_frames(
     Raises:
         CaseError: a frame cannot be segmented; it is named, counted from 1.
     """
-    labels, found, remarks, count = [], [], (), len(cine.frames)
+    labels, found, count = [], [], len(cine.frames)
+    remarks: tuple[str, ...] = ()
     for index, scan in enumerate(cine.frames):
         if index:
             before_frame(index)
