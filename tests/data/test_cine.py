@@ -176,7 +176,25 @@ def test_a_label_map_of_a_cine_of_another_format_has_its_affine_and_step(tmp_pat
     assert (written.header["pixdim"][4], written.header.get_xyzt_units()) == (40.0, ("mm", "msec"))
 
 
+@pytest.mark.parametrize("suffix", [".mha", ".nrrd"])
+def test_itk_and_our_reader_find_each_frame_of_a_label_map_in_place(tmp_path: Path, suffix: str) -> None:
+    cine = read_cine(save_metaimage(tmp_path / "a.mha", make_frames(), step=40.0))
+    labels = [np.random.default_rng(index).integers(0, 3, SHAPE).astype(np.uint8) for index in range(6)]
+    path = tmp_path / f"label{suffix}"
+    write_cine_label(path, labels, cine, structures={"LV": 500, "RV": 3})
+    expected = np.array([0, 3, 500])[np.stack(labels)]
+    again = read_cine(path)
+    assert np.array_equal(np.stack([frame.array for frame in again.frames]), expected)
+    np.testing.assert_allclose(again.frames[0].affine, cine.frames[0].affine, atol=1e-9)
+    image = SimpleITK.ReadImage(str(path))
+    if suffix == ".mha":
+        assert image.GetSpacing() == (1.5, 1.5, 8.0, 40.0)
+        assert np.array_equal(SimpleITK.GetArrayFromImage(image).transpose(0, 3, 2, 1), expected)
+
+
 def test_label_maps_of_another_number_of_frames_are_refused(tmp_path: Path, refused: Refused) -> None:
     cine = Cine(read_cine(save_metaimage(tmp_path / "a.mha", make_frames(), step=40.0)).frames)
     with refused("labels", got="5 of shape (9, 8, 5)"):
         write_cine_label(tmp_path / "label.nii.gz", [np.zeros(SHAPE, np.uint8)] * 5, cine)
+    with refused("path", got="label.seg.nrrd"):
+        write_cine_label(tmp_path / "label.seg.nrrd", [np.zeros(SHAPE, np.uint8)] * 6, cine)

@@ -50,7 +50,7 @@ class UnusualCaseWarning(UserWarning):
 
 
 def warn_of_remarks(case: SegmentedCase, remarks: Sequence[str]) -> SegmentedCase:
-    """Warn of what is unusual about a case, and add it to the case."""
+    """Warn of what is unusual about a case, and note it."""
     if remarks:
         shown = "; ".join(remarks[:MOST_SHOWN]) + ("; ..." if len(remarks) > MOST_SHOWN else "")
         text = f"{case.case_id} is unlike the training data: {shown}. Check scan and label map."
