@@ -266,7 +266,9 @@ def predict(
     """
     from uumamba.pipelines.models import find_card
     from uumamba.pipelines.predict import predict as predict_all
+    from uumamba.runtime.allocator import reuse_freed_memory
 
+    reuse_freed_memory()
     result = predict_all(
         model,
         inputs,
