@@ -66,7 +66,7 @@ class InstanceNorm(nn.Module):
 
 
 def _is_small_channels_last(features: Tensor) -> bool:
-    """Return whether torch's norm of a channels-last feature map is slower than that of a copy.
+    """Return whether torch's norm of a copy is faster.
 
     Below 1024 voxels torch reads one channel after another, with strides: 22 against 0.4 ms at (24, 128, 16, 16).
     """
