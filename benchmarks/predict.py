@@ -68,8 +68,8 @@ def describe_table(peer_version: str | None) -> str:
     """Describe the table."""
     peer = "" if peer_version is None else f" nnU-Net is {peer_version}."
     return (
-        "ACDC frames from the start of a process to the written label maps, medians of alternating rounds; the ratio is "
-        f"nnU-Net's time for the same frames, equally mirrored, divided by the row's.{peer}"
+        "ACDC frames from the start of a process to the written label maps, medians of alternating rounds; the ratio "
+        f"is nnU-Net's time for the same frames, equally mirrored, divided by the row's.{peer}"
     )
 
 
@@ -94,7 +94,7 @@ def list_commands(
 
 
 def measure(command: Sequence[str], out: Path, *, threads: int) -> dict[str, float]:
-    """Run a command in an empty folder; return seconds, CPU seconds and peak memory."""
+    """Run a command; return its seconds, CPU seconds and peak memory."""
     with tempfile.TemporaryDirectory(dir=out.parent) as own:
         command = [own if part == str(out) else part for part in command]
         threaded = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(threads))
