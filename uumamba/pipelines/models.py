@@ -92,7 +92,9 @@ def load_predictor(
         sw_batch_size=config.inference.windows_at_once,
         device=device,
         precision=resolve_precision(config.inference.precision, device),
-        channels_last=_is_faster_channels_last(nets[0], config.training.patch_size, device),
+        # Another layout rounds otherwise, and an activation at the edge of a level would change by a whole step.
+        channels_last=config.quantization is None
+        and _is_faster_channels_last(nets[0], config.training.patch_size, device),
     )
 
 
