@@ -12,7 +12,7 @@ def reuse_freed_memory() -> bool:
     """Let the process reuse freed blocks of up to 32 MiB.
 
     By default glibc returns feature maps to the kernel after every layer, and new pages are cleared at their first use:
-    a sixth of a prediction's CPU time. At most 256 MiB at the end of the heap stay with the process.
+    a ninth of a prediction's CPU time. At most 256 MiB at the end of the heap stay with the process.
 
     It applies to the complete process, so only the command line calls it.
 
