@@ -10,7 +10,7 @@ read_config("acdc_cpu")
 read_config("acdc_dg_udim", ["dataset.name=mnms", "track=[tensorboard]"])
 print([name for name in ("data_prep", "nibabel", "SimpleITK", "tensorboard") if name in sys.modules])
 from uumamba.pipelines import load_predictor
-load_predictor
+load_predictor("acdc")
 from uumamba.nets import UMambaBot
 net = UMambaBot(2, 1, 4, features=(4, 8), strides=(1, 2)).eval()
 with torch.inference_mode():

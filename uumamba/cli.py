@@ -301,7 +301,9 @@ def predict(
     from uumamba.pipelines.predict import predict as predict_all
     from uumamba.pipelines.prediction.parts import Part
     from uumamba.pipelines.prediction.volume_tables import describe_volumes
+    from uumamba.runtime.allocator import reuse_freed_memory
 
+    reuse_freed_memory()
     result = predict_all(
         model,
         inputs,

@@ -17,7 +17,7 @@ from benchmarks.result_file import RESULTS, read_result
 Row = dict[str, Any]
 COMMANDS = (
     *("acdc_cpu", "acdc_minutes", "demo", "layer", "official_networks", "optim_step", "prepare", "same_numbers"),
-    *("scan", "train_step", "vessels", "claims.acdc_vendor_shift", "claims.domain_generalization"),
+    *("predict", "scan", "train_step", "vessels", "claims.acdc_vendor_shift", "claims.domain_generalization"),
     *("claims.quantization", "claims.sharpness", "claims.sharpness_acdc"),
 )
 

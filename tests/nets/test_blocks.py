@@ -73,3 +73,13 @@ def test_residual_blocks_and_their_gradients_equal_the_formula(kind):
     torch.testing.assert_close(found, expected)
     grads = (torch.autograd.grad((output * weights).sum(), x)[0] for output in (found, expected))
     torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("size", [(4, 4), (40, 40)], ids=["small", "large"])
+def test_the_norm_of_channels_last_features_is_the_same_in_the_same_layout(size) -> None:
+    norm, features = InstanceNorm(6), 3 + torch.randn(2, 6, *size)
+    laid = features.to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        found, expected = norm(laid), F.instance_norm(features.double()).float()
+    torch.testing.assert_close(found, expected.contiguous(), rtol=0, atol=1e-4)
+    assert found.is_contiguous(memory_format=torch.channels_last)

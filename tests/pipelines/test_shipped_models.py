@@ -1,6 +1,7 @@
 """Tests of the models in the package."""
 
 import shutil
+from copy import deepcopy
 from pathlib import Path
 
 import nibabel as nib
@@ -76,3 +77,17 @@ def test_a_path_named_like_a_model_wins_and_is_reported(
     with pytest.warns(UserWarning, match=r"MODEL: acdc is your path of this name, not the shipped model"):
         (path,) = checkpoint_paths("acdc")
     assert not path.is_relative_to(SHIPPED)
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_a_shipped_model_predicts_channels_last_with_the_same_labels(name: str) -> None:
+    fast = load_predictor(name)
+    plain = load_predictor(name)
+    plain.channels_last, plain.precision, fast.precision = False, "float32", "float32"
+    plain.nets = [deepcopy(net).to(memory_format=torch.contiguous_format) for net in fast.nets]
+    noise = np.random.default_rng(0).normal(size=(1, 2, 64, 64))  # a flat image would enlarge its rounding
+    blob = (noise + 3 * np.exp(-((np.mgrid[:2, -32:32, -32:32][1:] / 12.0) ** 2).sum(axis=0))).astype(np.float32)
+    assert fast.channels_last
+    found, expected = (each.prepared_probabilities(blob) for each in (fast, plain))
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
+    np.testing.assert_array_equal(found.argmax(axis=0), expected.argmax(axis=0))

@@ -27,3 +27,14 @@ def test_a_network_keeps_its_parameters_and_its_state() -> None:
     assert all(one is other for one, other in zip(net.parameters(), before, strict=True))
     assert net[0].weight.stride(1) == net[1].weight.stride(1) == 1
     assert all(torch.equal(value, values[name]) for name, value in net.state_dict().items())
+
+
+def test_an_image_of_one_channel_keeps_the_layout_through_a_convolution() -> None:
+    image = torch.rand(2, 1, 8, 8)
+    for kernel_size in (1, 3):
+        net = nn.Conv2d(1, 4, kernel_size)
+        lay_channels_last(net)
+        with torch.inference_mode():
+            found = net(to_channels_last(image))
+        assert found.is_contiguous(memory_format=torch.channels_last)
+        assert torch.equal(to_channels_last(image), image)

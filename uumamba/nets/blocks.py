@@ -7,6 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from uumamba.runtime.memory_format import to_channels_last
+
 NEGATIVE_SLOPE = 0.01
 
 
@@ -29,7 +31,8 @@ def init_he(module: nn.Module) -> None:
     ``module.apply``.
     """
     if isinstance(module, nn.Conv2d | nn.Conv3d | nn.ConvTranspose2d | nn.ConvTranspose3d):
-        nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
+        if not module.weight.is_meta:  # without values, torch would import its compiler for a second
+            nn.init.kaiming_normal_(module.weight, a=NEGATIVE_SLOPE)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
 
@@ -55,8 +58,19 @@ class InstanceNorm(nn.Module):
         if features.device.type == "cpu":
             # Group norm with one channel per group is the same: 0.8 against 7.2 ms at (8, 16, 160, 160), and it keeps
             # channels_last. On CUDA it would convert half precision to float32 under autocast.
-            return torch.group_norm(features, features.shape[1], self.weight, self.bias, self.eps, False)
+            small = _is_small_channels_last(features)
+            planes = features.contiguous() if small else features
+            normed = torch.group_norm(planes, features.shape[1], self.weight, self.bias, self.eps, False)
+            return to_channels_last(normed) if small else normed
         return torch.instance_norm(features, self.weight, self.bias, None, None, True, 0.0, self.eps, True)
+
+
+def _is_small_channels_last(features: Tensor) -> bool:
+    """Return whether torch's norm of a copy is faster.
+
+    Below 1024 voxels torch reads one channel after another, with strides: 22 against 0.4 ms at (24, 128, 16, 16).
+    """
+    return features.shape[2:].numel() < 1024 and not features.is_contiguous()
 
 
 class ConvNorm(nn.Sequential):

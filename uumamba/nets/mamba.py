@@ -54,11 +54,13 @@ class Mamba(nn.Module):
         self.conv1d = nn.Conv1d(self.d_inner, self.d_inner, d_conv, padding=d_conv - 1, groups=self.d_inner)
         self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
-        self.A_log = nn.Parameter(torch.arange(1.0, d_state + 1).log().repeat(self.d_inner, 1))
+        # Initial values are computed on the CPU: arithmetic on the meta device imports torch's compiler for a second.
+        rates = torch.arange(1.0, d_state + 1, device="cpu").log().repeat(self.d_inner, 1)
+        self.A_log = nn.Parameter(rates.to(self.in_proj.weight.device))
         self.D = nn.Parameter(torch.ones(self.d_inner))
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
         nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
-        steps = torch.exp(torch.empty(self.d_inner).uniform_(log(1e-3), log(0.1)))
+        steps = torch.exp(torch.empty(self.d_inner, device="cpu").uniform_(log(1e-3), log(0.1)))
         with torch.no_grad():
             self.dt_proj.bias.copy_(steps + torch.log(-torch.expm1(-steps)))
         self._mark_undecayed()

@@ -17,7 +17,11 @@ def to_channels_last(tensor: Tensor) -> Tensor:
     """
     if tensor.ndim not in _FORMATS:
         return tensor
-    return tensor.contiguous(memory_format=_FORMATS[tensor.ndim])
+    laid = tensor.contiguous(memory_format=_FORMATS[tensor.ndim])
+    if tensor.shape[1] > 1:
+        return laid
+    # One channel has both layouts, and torch would continue in channels first unless its stride says otherwise.
+    return laid.as_strided(laid.shape, torch.empty_like(laid, memory_format=_FORMATS[tensor.ndim]).stride())
 
 
 def lay_channels_last(net: nn.Module) -> None:
