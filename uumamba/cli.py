@@ -253,7 +253,13 @@ def predict(
     case_fold: Annotated[int | None, typer.Option(help="Fold of the cases of a manifest; default: all.")] = None,
     domain: DomainOption = None,
     mirror: Annotated[bool | None, typer.Option("--mirror/--no-mirror", help="Average over mirrored inputs.")] = None,
-    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also store probabilities.")] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also write probabilities/CASE_ID.nii.gz.")
+    ] = False,
+    memory_limit: Annotated[
+        float | None,
+        typer.Option(metavar="GB", help="Memory of the process on the CPU; default: 1.2 where the scan allows it."),
+    ] = None,
     assume_spacing: Annotated[
         str | None, typer.Option(metavar="Z,Y,X", help="Spacing in mm of scans whose header has no valid one.")
     ] = None,
@@ -278,6 +284,7 @@ def predict(
         domains=domain,
         mirror=mirror,
         save_probabilities=probabilities,
+        memory_limit_gb=memory_limit,
         assume_spacing_mm=parse_spacing(assume_spacing),
     )
     _say(f"{len(result.written)} label maps in {out}")

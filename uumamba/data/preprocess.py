@@ -14,6 +14,7 @@ from uumamba.data.locations import find_foreground
 from uumamba.data.normalised_channel import Channel, mark
 from uumamba.data.recipe import CtStatistics, PreprocessRecipe
 from uumamba.data.resample import (
+    ReadImage,
     fill,
     image_slabs,
     is_anisotropic,
@@ -115,12 +116,22 @@ class Preprocessing:
         The slabs of a channel follow those of the one before.
         """
         for read in self._readers:
-            yield from image_slabs(
-                read,
-                self.geometry.cropped_shape,
-                self.geometry.prepared_shape,
-                anisotropic=is_anisotropic(self.geometry.oriented_spacing_mm, self.geometry.prepared_spacing_mm),
-            )
+            yield from self._image_slabs(read)
+
+    def _image_slabs(self, read: ReadImage) -> Iterator[Image]:
+        return image_slabs(
+            read,
+            self.geometry.cropped_shape,
+            self.geometry.prepared_shape,
+            anisotropic=is_anisotropic(self.geometry.oriented_spacing_mm, self.geometry.prepared_spacing_mm),
+        )
+
+    def image_planes(self) -> Iterator[Image]:
+        """Yield the planes ``(C, Y, X)`` of the prepared image, float32, with all channels."""
+        channels = [self._image_slabs(read) for read in self._readers]
+        for slabs in zip(*channels, strict=True):
+            for planes in zip(*slabs, strict=True):
+                yield np.stack(planes)
 
     def label_slabs(self) -> Iterator[LabelMap]:
         """Yield the prepared label in slabs, uint8 ``(n, Y, X)``.

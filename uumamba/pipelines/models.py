@@ -5,7 +5,7 @@ in the package.
 """
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from uumamba.config.stored_net import load_net
 from uumamba.config.training import resolve_precision
 from uumamba.data.channels import ONE_CHANNEL
 from uumamba.data.label_scheme import LabelScheme, number_classes
-from uumamba.data.preprocess import PreprocessRecipe, preprocess, restore, restore_probabilities
-from uumamba.inference import Predictor
+from uumamba.data.preprocess import Preprocessing, PreprocessRecipe
+from uumamba.data.restored_planes import restore_planes
+from uumamba.inference import PlaneImage, Predictor
 from uumamba.nets import Mamba
 from uumamba.ops.scan_backends import describe_fallback
 from uumamba.pipelines.mirrored_sides import MirroredSides
@@ -35,11 +36,17 @@ from uumamba.training.checkpoint import read_checkpoint
 from uumamba.training.run_folder import LAST
 
 SHIPPED = Path(uumamba.__file__).parent / "models"
+BACKGROUND = "background"
 WEIGHTS_NAME, CARD_NAME, LICENCE_NAME = "model.safetensors", "CARD.md", "LICENSE"
 
 
 def load_predictor(
-    model: Path | str, *, device: str = "cpu", fold: str | None = None, mirror: bool | None = None
+    model: Path | str,
+    *,
+    device: str = "cpu",
+    fold: str | None = None,
+    mirror: bool | None = None,
+    memory_limit_gb: float | None = None,
 ) -> Predictor:
     """Load a model's predictor, the mean of its folds and seeds.
 
@@ -51,6 +58,8 @@ def load_predictor(
         device: device for prediction.
         fold: one fold of a run instead of all.
         mirror: average over the axes that training mirrored; None takes the run's configuration.
+        memory_limit_gb: size of the process in 10^9 bytes to which prediction on the CPU keeps; by default 1.2 where
+            it can.
 
     Raises:
         UsageError: the model has no checkpoint or none of that fold, the folds belong to different runs, or a
@@ -81,10 +90,11 @@ def load_predictor(
         neighbour_slices=config.training.neighbour_slices,
         channels=channels,
         preprocess=partial(_preprocess, recipe=recipe, sides=sides),
-        restore=partial(restore, painted=labels.painted),
-        restore_probabilities=partial(restore_probabilities, has_background=not labels.regions),
+        restore_planes=partial(restore_planes, painted=labels.painted),
         postprocess=make_postprocess(kept, number_classes(labels.structures)),
         structures=labels.structures,
+        output_names=tuple(labels.regions)
+        or (BACKGROUND, *sorted(labels.structures, key=labels.structures.__getitem__)),
         painted=labels.painted,
         mirror_axes=config.augment.mirror_axes if averages else (),
         mirror_swaps=sides.swaps(config.training.patch_size) if sides is not None and averages else None,
@@ -92,6 +102,7 @@ def load_predictor(
         sw_batch_size=config.inference.windows_at_once,
         device=device,
         precision=resolve_precision(config.inference.precision, device),
+        memory_limit_gb=memory_limit_gb,
     )
 
 
@@ -213,7 +224,12 @@ def _preprocess(
     image: Any, *, spacing_mm: Any, affine: Any, case_id: str, recipe: Any, sides: MirroredSides | None
 ) -> tuple[Any, Any]:
     with fail_case_on_error(case_id, "image"):
-        array, _, geometry = preprocess(image, spacing_mm=spacing_mm, affine=affine, recipe=recipe, case_id=case_id)
+        work = Preprocessing(image, spacing_mm=spacing_mm, affine=affine, recipe=recipe, case_id=case_id)
     if sides is not None:
-        sides.check(geometry, case_id=case_id)
-    return array, geometry
+        sides.check(work.geometry, case_id=case_id)
+
+    def list_planes() -> Iterator[Any]:
+        with fail_case_on_error(case_id, "image"):
+            yield from work.image_planes()
+
+    return PlaneImage((work.channels, *work.geometry.prepared_shape), list_planes), work.geometry

@@ -5,21 +5,20 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from uumamba.data.case import Split
 from uumamba.data.case_files import ImagePath, check_file_name
+from uumamba.data.formats.probability_file import write_probabilities
 from uumamba.data.scan import Scan, read_image
 from uumamba.inference import Predictor
 from uumamba.pipelines.datasets import record_failures
 from uumamba.pipelines.models import load_predictor
 from uumamba.pipelines.prediction.case_record import CaseRecord, remove_record, write_record
 from uumamba.pipelines.prediction.input_scans import Input, check_inputs_kept, find_inputs
-from uumamba.pipelines.prediction.label_files import name_label_map, write_label_map
+from uumamba.pipelines.prediction.label_files import find_probabilities, name_label_map, write_label_map
 from uumamba.pipelines.prediction.segmented_case import SegmentedCase
 from uumamba.runtime.case_boundary import attempt, fail_case_on_error
 from uumamba.runtime.errors import CaseError
-from uumamba.runtime.files import make_folder, remove_file, whole_file
+from uumamba.runtime.files import make_folder, remove_file
 from uumamba.runtime.progress_bar import track
 from uumamba.runtime.stop import StopRequest
 
@@ -45,6 +44,7 @@ def predict(
     case_ids: Collection[str] | None = None,
     mirror: bool | None = None,
     save_probabilities: bool = False,
+    memory_limit_gb: float | None = None,
     assume_spacing_mm: Sequence[float] | None = None,
     progress: bool | None = None,
 ) -> PredictResult:
@@ -65,7 +65,10 @@ def predict(
         domains: only the cases of these domains of a manifest.
         case_ids: only these cases of a manifest.
         mirror: average over mirrored inputs; None takes the run's configuration.
-        save_probabilities: also write ``<case_id>.probabilities.npy`` (float16, ``(class or region, *native)``).
+        save_probabilities: also write ``probabilities/<case_id>.nii.gz``, the probabilities of each class or region on
+            the scan's grid; see :mod:`uumamba.data.formats.probability_file`.
+        memory_limit_gb: size of this process in 10^9 bytes to which prediction on the CPU keeps, down to the scan, the
+            label map and a window of the network; by default 1.2 where it can.
         assume_spacing_mm: spacing of the stored axes, for scans whose header has no valid one.
         progress: a bar; None shows one on a terminal.
 
@@ -81,12 +84,12 @@ def predict(
     written: list[Path] = []
     failures: list[CaseError] = []
     with StopRequest() as stop:
-        predictor = load_predictor(model, device=device, fold=fold, mirror=mirror)
+        predictor = load_predictor(model, device=device, fold=fold, mirror=mirror, memory_limit_gb=memory_limit_gb)
         channels = predictor.channels
         cases = find_inputs(inputs, channels=channels, split=split, fold=case_fold, domains=domains, case_ids=case_ids)
         check_inputs_kept(cases, inputs, Path(out))
         out = make_folder(out)
-        read = partial(read_image, channels=channels, assume_spacing_mm=assume_spacing_mm)
+        read = partial(read_image, channels=channels, assume_spacing_mm=assume_spacing_mm, keep_integers=True)
         predict_one = partial(
             _predict_one, predictor, read, model=str(model), out=out, save_probabilities=save_probabilities
         )
@@ -114,20 +117,21 @@ def _predict_one(
 ) -> Path:
     case_id, image = case
     check_file_name(case_id)
-    target, probabilities = out / name_label_map(case_id, image), out / f"{case_id}.probabilities.npy"
+    target, probabilities = out / name_label_map(case_id, image), find_probabilities(out, case_id)
     for old in (target, probabilities):
         remove_file(old)
     remove_record(out, case_id)
     with fail_case_on_error(case_id):
         scan = read(image, case_id=case_id)
-    prediction = predictor(
-        scan.array, spacing_mm=scan.spacing_mm, affine=scan.affine, probabilities=save_probabilities, case_id=case_id
-    )
+    segment = partial(predictor, scan.array, spacing_mm=scan.spacing_mm, affine=scan.affine, case_id=case_id)
+    if save_probabilities:
+        has_background = predictor.painted is None
+        with write_probabilities(probabilities, scan, predictor.output_names, has_background=has_background) as store:
+            prediction = segment(probabilities=store)
+    else:
+        prediction = segment()
     case_found = SegmentedCase(case_id, (scan,), (prediction.label,), predictor.structures or {})
     with fail_case_on_error(case_id):
         write_label_map(target, case_found)
-    if prediction.probabilities is not None:
-        with whole_file(probabilities) as unfinished:
-            np.save(unfinished, prediction.probabilities.astype(np.float16), allow_pickle=False)
     write_record(out, CaseRecord.of(case_found, label=target.name, image=image, model=model))
     return target

@@ -23,3 +23,11 @@ def write_label_map(path: Path, case: SegmentedCase) -> None:
     """Write a case's label map, with the label values of its structures."""
     (scan,), (label,) = case.frames, case.labels
     write_label(path, label, like=scan, structures=case.structures)
+
+
+def find_probabilities(out: Path, case_id: str) -> Path:
+    """Return the path of a case's probabilities, in a folder of their own.
+
+    In the folder of the label maps they would be cases, too.
+    """
+    return out / "probabilities" / f"{case_id}.nii.gz"
