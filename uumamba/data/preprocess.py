@@ -45,7 +45,7 @@ class Preprocessing:
     after another. A scan stored in any of the 48 axis orders and directions gives the same array. For anisotropic
     voxels (over three times as long as wide in the old or new grid), planes and the through-plane axis are resampled
     differently (:func:`uumamba.data.resample.image_slabs`). In addition to the given scan, memory holds slabs of a few
-    million voxels; ``"zscore"`` temporarily needs one float32 volume, to find the percentiles.
+    million voxels.
 
     Each channel is normalised on its own; all have the same crop, the box around the content of every channel and every
     structure. The content of an image is the box of the voxels other than 0. The content of CT is the box of the voxels

@@ -10,8 +10,8 @@ GB = 1e9
 DEFAULT_LIMIT_GB = 1.2
 """Limit without a choice of the user.
 
-It is fixed, not a share of the free memory: a prediction is then the same on every machine and in every job, and many of
-them run side by side. Only a 3-D network of many classes on large planes needs more time than with a larger limit.
+It is fixed, not a share of the free memory, so that a prediction is divided alike on every machine, and jobs can run side
+by side. Only a 3-D network of many classes on large planes needs more time than with a larger limit.
 """
 _FLOAT_BYTES = 4
 _COPIES_OF_OUTPUTS = 4

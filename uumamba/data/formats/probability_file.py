@@ -89,7 +89,7 @@ class _StoredParts:
         assert self._geometry is not None
         geometry = self._geometry
         oriented = np.zeros(geometry.oriented_shape, dtype=np.uint16)
-        planes, *plane = geometry.cropped_shape
+        _, *plane = geometry.cropped_shape
         for k in range(self.count):
             oriented.fill(STEPS if k == 0 and self._has_background else 0)
             for z, target in enumerate(oriented[geometry.crop]):
