@@ -81,7 +81,8 @@ def refuse(event, args):
     assert not event.startswith(forbidden) and not opened.startswith("/dev/shm"), (event, args)
 from uumamba.pipelines.predict import predict
 sys.addaudithook(refuse)
-result = predict({str(model)!r}, [{str(scan)!r}], out={str(tmp_path / "out")!r}, save_probabilities=True, progress=False)
+out = {str(tmp_path / "out")!r}
+result = predict({str(model)!r}, [{str(scan)!r}], out=out, save_probabilities=True, progress=False)
 assert not result.failures, result.failures
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, encoding="utf-8")

@@ -127,7 +127,7 @@ class Preprocessing:
         )
 
     def image_planes(self) -> Iterator[Image]:
-        """Yield the planes ``(C, Y, X)`` of the prepared image, float32, with all channels."""
+        """Yield the prepared image in planes, float32 ``(C, Y, X)``."""
         channels = [self._image_slabs(read) for read in self._readers]
         for slabs in zip(*channels, strict=True):
             for planes in zip(*slabs, strict=True):

@@ -150,14 +150,16 @@ def _linear_slabs(
 
 @dataclass(frozen=True)
 class Strip:
-    """Rows of a new grid, and the rows of the old grid from which they are interpolated."""
+    """Rows of a new grid, and their source rows of the old grid."""
 
     old: tuple[int, int]
     new: tuple[int, int]
 
 
 def find_strips(old: Sequence[int], new: Sequence[int], count: int) -> list[Strip]:
-    """Divide the rows of a new grid ``(Z, Y, X)`` into at most ``count`` strips.
+    """Divide the rows of a new grid into at most ``count`` strips.
+
+    The grids are ``(Z, Y, X)``.
 
     Example:
         >>> find_strips((1, 4, 4), (1, 8, 8), 2)
@@ -171,9 +173,9 @@ def find_strips(old: Sequence[int], new: Sequence[int], count: int) -> list[Stri
 def resample_planes(
     planes: Iterable[Image], old: Sequence[int], new: Sequence[int], strip: Strip
 ) -> Iterator[tuple[int, Iterator[Image]]]:
-    """Resample maps linearly, plane after plane; only two or three planes are in memory.
+    """Resample maps linearly, plane after plane.
 
-    The values are those of :func:`resample_linear`, bit for bit.
+    Only two or three planes are in memory. The values are those of :func:`resample_linear`, bit for bit.
 
     Args:
         planes: ``(K, rows of the strip, X)`` of the old grid, in order.

@@ -18,7 +18,7 @@ Place = tuple[int, slice, slice]
 StoreMap = Callable[[int, Place, Image], None]
 """``store(k, place, values)`` gets rows of a plane of a class's map, and their place in the oriented grid."""
 OpenStore = Callable[[Geometry, int], StoreMap]
-"""``open(geometry, K)`` is called before the first part, and again if prediction starts anew."""
+"""``open(geometry, K)`` is called before the first part, and again if prediction starts again."""
 
 
 def restore_planes(

@@ -1,4 +1,4 @@
-"""Division of a prediction into parts that keep to a limit of memory."""
+"""Division of a prediction into parts, for a limit of memory."""
 
 import math
 from collections.abc import Sequence
@@ -10,8 +10,8 @@ GB = 1e9
 DEFAULT_LIMIT_GB = 1.2
 """Limit without a choice of the user.
 
-It is fixed, not a share of the free memory, so that a prediction is divided alike on every machine, and jobs can run side
-by side. Only a 3-D network of many classes on large planes needs more time than with a larger limit.
+It is fixed, not a share of the free memory, so that predictions are alike on every machine, and jobs can run side by
+side. Only a 3-D network of many classes on large planes needs more time than with a larger limit.
 """
 _FLOAT_BYTES = 4
 _COPIES_OF_OUTPUTS = 4
@@ -48,7 +48,7 @@ def plan_memory(
     features: int,
     windows: int,
 ) -> MemoryPlan:
-    """Choose the number of strips and windows, the least division that keeps to the limit.
+    """Choose the fewest parts that keep to a limit of memory.
 
     Fewer windows at a time cost little time, so they are reduced first.
 
@@ -93,7 +93,9 @@ def plan_memory(
 
 
 def count_features(net: nn.Module) -> int:
-    """Return the number of a network's feature maps at full resolution, those of its first convolution.
+    """Return the number of a network's feature maps at full resolution.
+
+    They are those of its first convolution.
 
     Example:
         >>> count_features(nn.Sequential(nn.Conv2d(1, 32, 3), nn.Conv2d(32, 4, 1)))

@@ -264,7 +264,10 @@ class Predictor:
         windows: int | None = None,
         case_id: str,
     ) -> Iterator[NDArray[np.float32]]:
-        """Yield the planes ``(K, rows, X)`` of a prepared array's probabilities, each valid until the next one."""
+        """Yield the planes ``(K, rows, X)`` of a prepared array's probabilities.
+
+        A plane is valid until the next one.
+        """
         slabs = blend_slabs(
             partial(self._list_planes, array),
             array.shape[1:],
@@ -317,7 +320,7 @@ class Predictor:
         )
 
     def _plan_memory(self, array: Array | PlaneImage, case_id: str) -> MemoryPlan:
-        """Divide the prediction of an image, so that the process keeps to the limit.
+        """Divide the prediction of an image for the limit of memory.
 
         Raises:
             CaseError: a limit was given, and the finest division exceeds it.

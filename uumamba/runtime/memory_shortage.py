@@ -58,7 +58,9 @@ def free_memory(device: torch.device) -> None:
 
 
 def measure_resident_bytes() -> int:
-    """Return the size of this process in memory; its largest size so far where the system does not tell.
+    """Return the size of this process in memory.
+
+    On systems without ``/proc`` it is the largest size so far.
 
     Example:
         >>> measure_resident_bytes() > 10_000_000

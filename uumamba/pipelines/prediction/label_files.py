@@ -26,8 +26,8 @@ def write_label_map(path: Path, case: SegmentedCase) -> None:
 
 
 def find_probabilities(out: Path, case_id: str) -> Path:
-    """Return the path of a case's probabilities, in a folder of their own.
+    """Return the path of a case's probabilities.
 
-    In the folder of the label maps they would be cases, too.
+    They have a folder of their own: in the folder of the label maps they would be cases, too.
     """
     return out / "probabilities" / f"{case_id}.nii.gz"
