@@ -150,7 +150,7 @@ def _linear_slabs(
 
 @dataclass(frozen=True)
 class Strip:
-    """Rows of a new grid, and their source rows of the old grid."""
+    """Rows of a new grid, and their source rows."""
 
     old: tuple[int, int]
     new: tuple[int, int]

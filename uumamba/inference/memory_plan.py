@@ -72,7 +72,7 @@ def plan_memory(
         (1, 4)
         >>> plan = plan_memory(1.2e9, roi_size=(32, 64, 64), **options)
         >>> plan.strips, plan.windows
-        (8, 2)
+        (8, 1)
     """
     roi = (1, *roi_size) if len(roi_size) < len(size) else tuple(roi_size)
     depth, (rows, *rest) = roi[0], [max(window, length) for window, length in zip(roi, size, strict=True)][1:] or [1]

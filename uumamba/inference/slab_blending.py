@@ -37,9 +37,10 @@ def blend_slabs(
 ) -> Iterator[Tensor]:
     """Yield the blended outputs of a network in slabs.
 
-    Together they are the result of :func:`uumamba.inference.sliding_window`. Windows are applied in the order of their starts. A plane is finished when all windows that hold it were added. The
-    windows of a row need ``(K + 1) * roi_size[0]`` planes in memory. With ``rows``, only windows that touch these rows
-    are applied, and only these rows are in memory.
+    Together they are the result of :func:`uumamba.inference.sliding_window`. Windows are applied in the order of their
+    starts. A plane is finished when all windows that hold it were added. The windows of a row need
+    ``(K + 1) * roi_size[0]`` planes in memory. With ``rows``, only windows that touch these rows are applied, and only
+    these rows are in memory.
 
     Args:
         planes: the image.
