@@ -197,7 +197,8 @@ class Predictor:
             expected="a function to restore probabilities to the grid of the image",
         )
         self._check_channels(image)
-        array, geometry = image, None
+        array: Array | PlaneImage = image
+        geometry = None
         if self.preprocess is not None:
             array, geometry = self.preprocess(image, spacing_mm=spacing_mm, affine=affine, case_id=case_id)
         if self.restore_planes is not None:

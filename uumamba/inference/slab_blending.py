@@ -70,7 +70,7 @@ def blend_slabs(
     if rows is not None:
         region[1] = (before[1] + rows[0], before[1] + rows[1])
     weight = compute_blending_weight(roi_size, mode=mode, sigma_scale=sigma_scale).reshape(roi)
-    reader = _WindowReader(planes(), roi, before, padded, cval)
+    reader = _WindowReader(planes(), roi, before, padded, 0.0 if cval is None else cval)
     sums: _RollingSums | None = None
     starts = [start for start in find_window_starts(padded, roi, overlap) if _touches(start, roi, region)]
     for first in range(0, len(starts), sw_batch_size):
@@ -139,7 +139,7 @@ class _WindowReader:
         roi: Sequence[int],
         before: Sequence[int],
         padded: Sequence[int],
-        cval: float | None,
+        cval: float,
     ) -> None:
         self._planes, self._roi, self._before, self._padded, self._cval = planes, roi, before, padded, cval
         self._held: deque[Tensor] = deque()

@@ -12,7 +12,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -120,7 +120,7 @@ def _encode_header(header: Any, names: Sequence[str]) -> bytes:
     text = json.dumps({"names": list(names)}, ensure_ascii=False).encode()
     size = -(-(8 + len(text)) // _EXTENSION_UNIT) * _EXTENSION_UNIT
     header["vox_offset"] = header.single_vox_offset + size
-    order = "little" if header.endianness == "<" else "big"
+    order: Literal["little", "big"] = "little" if header.endianness == "<" else "big"
     sizes = size.to_bytes(4, order) + _COMMENT.to_bytes(4, order)
     start: bytes = header.binaryblock + b"\1\0\0\0"
     return start + (sizes + text).ljust(size, b"\0")

@@ -36,5 +36,5 @@ class SegmentedCase:
         voxel_ml = float(np.prod(self.frames[0].spacing_mm)) / 1000
         classes = number_classes(self.structures)
         # In pieces, because bincount converts its input to eight bytes a voxel.
-        counts = [sum(np.bincount(part, minlength=256) for part in chunks(label)) for label in self.labels]
+        counts = [np.sum([np.bincount(part, minlength=256) for part in chunks(each)], axis=0) for each in self.labels]
         return [{name: voxel_ml * int(count[value]) for name, value in classes.items()} for count in counts]
