@@ -212,9 +212,9 @@ FAULTS = (
     ),
     # inference
     Fault(  # weighted sum divided by the number of windows
-        "uumamba.inference.sliding_window",
-        old="_view_window(total, start, roi).add_(weight)",
-        new="_view_window(total, start, roi).add_(1)",
+        "uumamba.inference.slab_blending",
+        old=".add_(weight[(planes, *source)])",
+        new=".add_(1)",
         test_file="tests/inference/test_sliding_window.py",
     ),
     Fault(  # smallest component instead of the largest
@@ -223,10 +223,10 @@ FAULTS = (
         new="parts == 1 + int(sizes.argmin())",
         test_file="tests/inference/test_postprocess.py",
     ),
-    Fault(  # the neighbours of an edge slice are at the other end of the scan
-        "uumamba.inference.predictor",
-        old="places.clip(0, array.shape[1] - 1)",
-        new="places % array.shape[1]",
+    Fault(  # the neighbours after the last slice are empty
+        "uumamba.inference.plane_image",
+        old="yield from repeat(edge, count)",
+        new="yield from repeat(edge * 0, count)",
         test_file="tests/data/test_dataset.py",
     ),
     Fault(  # one limit of a range is enough

@@ -271,7 +271,13 @@ def predict(
         typer.Option(help="Series of a DICOM study: UID or its end, number, or part of the description. Repeatable."),
     ] = None,
     mirror: Annotated[bool | None, typer.Option("--mirror/--no-mirror", help="Average over mirrored inputs.")] = None,
-    probabilities: Annotated[bool, typer.Option("--probabilities", help="Also store probabilities.")] = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also write probabilities/CASE_ID.nii.gz.")
+    ] = False,
+    memory_limit: Annotated[
+        float | None,
+        typer.Option(metavar="GB", help="Memory of the process on the CPU; default: 1.2 where the scan allows it."),
+    ] = None,
     assume_spacing: Annotated[
         str | None, typer.Option(metavar="Z,Y,X", help="Spacing in mm of scans whose header has no valid one.")
     ] = None,
@@ -316,6 +322,7 @@ def predict(
         series=series or (),
         mirror=mirror,
         save_probabilities=probabilities,
+        memory_limit_gb=memory_limit,
         assume_spacing_mm=parse_spacing(assume_spacing),
         label_format=label_format,
         preview=preview,

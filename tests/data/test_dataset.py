@@ -14,7 +14,7 @@ from uumamba.data.augment import Augment, nnunet_transforms
 from uumamba.data.dataset import OpenCases, PatchDataset, batches
 from uumamba.data.prepared import PreparedFolder
 from uumamba.data.sampling import Sampling
-from uumamba.inference.predictor import stack_neighbours
+from uumamba.inference.plane_image import list_neighbours
 
 Prepare = Callable[..., PreparedFolder]
 SHAPES = {"a_frame01": (5, 20, 24), "a_frame12": (6, 18, 30), "b_frame01": (3, 40, 22)}
@@ -185,7 +185,8 @@ def test_neighbouring_slices_are_channels_as_in_prediction(folder: PreparedFolde
         one, other = plain[0, index], stacked[0, index]
         assert torch.equal(one["label"], other["label"])
         assert torch.equal(one["image"], other["image"][2::5])
-        volume = stack_neighbours(np.asarray(folder.case(one["case_id"]).image, np.float32), 2)
+        image = np.asarray(folder.case(one["case_id"]).image, np.float32)
+        volume = np.stack(list(list_neighbours(np.moveaxis(image, 1, 0), 2)), axis=1)
         windows = np.lib.stride_tricks.sliding_window_view(volume, (12, 10), axis=(2, 3))
         found = other["image"].numpy()[:, None, None, None]
         places = np.argwhere((windows == found).all(axis=(0, 4, 5)))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from uumamba.inference import sliding_window
-from uumamba.inference.sliding_window import find_window_starts
+from uumamba.inference.slab_blending import find_window_starts
 
 
 def identity(x: Tensor) -> Tensor:

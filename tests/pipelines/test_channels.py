@@ -155,10 +155,9 @@ def test_files_a_4d_file_a_manifest_and_a_list_of_paths_give_the_same_bytes(
     for name, inputs in ways.items():
         result = predict(pair_run, inputs, out=tmp_path / "out" / name, case_ids=["a"], save_probabilities=True)
         assert not result.failures, name
-        found[name] = [(tmp_path / "out" / name / f"a{end}").read_bytes() for end in (".nii.gz", ".probabilities.npy")]
+        found[name] = [(tmp_path / "out" / name / end / "a.nii.gz").read_bytes() for end in ("", "probabilities")]
     assert all(each == found["list"] for each in found.values())
-    probabilities = np.load(tmp_path / "out" / "list" / "a.probabilities.npy")
-    assert probabilities.shape == (2, 40, 40, 3)
+    assert nib.load(tmp_path / "out" / "list" / "probabilities" / "a.nii.gz").shape == (40, 40, 3, 2)
     assert {path.name for path in (tmp_path / "out" / "folder").glob("*.gz")} == {f"{name}.nii.gz" for name in PATIENTS}
 
 

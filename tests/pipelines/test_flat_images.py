@@ -94,8 +94,8 @@ def test_pictures_are_predicted_as_pictures_on_their_grids_scored_and_drawn(tmp_
         volume = read_label(tmp_path / "of_nifti" / f"{case.case_id}.nii.gz", structures=STRUCTURES)
         assert np.array_equal(picture.array, volume.array)
         assert np.asarray(Image.open(case.image)).T[..., None].shape == picture.array.shape
-        probabilities = np.load(tmp_path / "predictions" / f"{case.case_id}.probabilities.npy")
-        assert probabilities.shape == (4, *picture.array.shape)
+        probabilities = nib.load(tmp_path / "predictions" / "probabilities" / f"{case.case_id}.nii.gz")
+        assert probabilities.shape == (*picture.array.shape, 4)
     manifest.write(tmp_path / "prepared" / "dataset.json")
     by_manifest = evaluate_folder(tmp_path / "predictions", tmp_path / "prepared", tmp_path)
     by_folder = evaluate_folder(tmp_path / "predictions", tmp_path / "masks", tmp_path / "s", structures=STRUCTURES)

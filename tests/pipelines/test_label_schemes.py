@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -87,8 +88,9 @@ def test_a_run_of_regions_predicts_scores_and_reports_each_region(region_run: Pa
         progress=False,
     )
     label = read_label(region_run / "predictions/p0.nii.gz", structures={"oedema": 2, "core": 5}).array
-    probabilities = np.load(region_run / "predictions/p0.probabilities.npy").astype(np.float32)
-    assert probabilities.shape == (2, *label.shape)
+    probabilities = nib.load(region_run / "predictions/probabilities/p0.nii.gz")
+    assert probabilities.shape == (*label.shape, 2)
+    assert json.loads(probabilities.header.extensions[0].get_content()) == {"names": ["whole", "core"]}
     case = PreparedFolder(regional).manifest.by_id("p0")
     scores = evaluate_folder(region_run / "predictions", regional, region_run, fold=0)
     assert [(row.case_id, row.structure) for row in scores.rows] == [("p0", "whole"), ("p0", "core")]

@@ -54,10 +54,10 @@ def test_a_manifests_label_is_never_replaced_by_a_label_map(tmp_path: Path, spli
 def test_a_failed_case_is_listed_and_keeps_no_old_prediction(tiny_run: Path, tmp_path: Path) -> None:
     values = {"black": 0, "blank": 5, "good": None}
     scans = [save_scan(tmp_path / "in" / f"{name}.nii.gz", value=value) for name, value in values.items()]
-    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "probabilities").mkdir(parents=True)
     for name in values:
-        for suffix in (".nii.gz", ".probabilities.npy"):
-            (tmp_path / "out" / f"{name}{suffix}").write_bytes(b"old")
+        for folder in ("", "probabilities"):
+            (tmp_path / "out" / folder / f"{name}.nii.gz").write_bytes(b"old")
     result = predict(tiny_run, scans, out=tmp_path / "out")
     assert [failure.case_id for failure in result.failures] == ["black", "blank"]
     assert failed_in(tmp_path / "out") == ["black", "blank"]

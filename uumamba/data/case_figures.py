@@ -1,6 +1,6 @@
 """Figures of an image and its label map, for fingerprints."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from uumamba.data.geometry import Geometry
 from uumamba.data.label_scheme import IGNORED
+from uumamba.data.locations import count_values
 from uumamba.data.orientation_template import Thumbnail, make_thumbnail
 from uumamba.data.prepared import PreparedCase
 from uumamba.types import LabelMap
@@ -38,6 +39,10 @@ class CaseFigures:
     thumbnail: Thumbnail | None
 
 
+ReadPlanes = Callable[[NDArray[np.int_]], NDArray[Any]]
+"""Function that reads planes of a prepared image, ``(C, n, Y, X)``, by their increasing numbers."""
+
+
 def measure_prepared(case: PreparedCase, *, classes: Mapping[str, int], patient_id: str) -> CaseFigures:
     """Measure a training case; of large arrays few planes are read.
 
@@ -46,48 +51,72 @@ def measure_prepared(case: PreparedCase, *, classes: Mapping[str, int], patient_
         classes: class of each structure.
         patient_id: the patient.
     """
-    geometry, planes = case.geometry, case.locations[case.locations[:, 0] > 0, 1]
-    voxel_ml = float(np.prod(geometry.prepared_spacing_mm)) / 1000
-    thumbnail = None
+    planes = case.locations[case.locations[:, 0] > 0, 1]
+    around = None
     if planes.size:
-        shown = _spread(int(planes.min()), int(planes.max()))
-        thumbnail = _show_surroundings(case.image, case.label, geometry, shown, scale=np.ones(3), start=np.zeros(3))
-    return CaseFigures(
-        patient_id,
-        _measure_lengths(geometry),
-        _measure_intensities(case.image),
-        {name: voxel_ml * case.label_voxels.get(value, 0) for name, value in classes.items()},
-        thumbnail,
-    )
+        around = _find_surroundings(case.label, _spread(int(planes.min()), int(planes.max())))
+    voxel_ml = float(np.prod(case.geometry.prepared_spacing_mm)) / 1000
+    volumes_ml = {name: voxel_ml * case.label_voxels.get(value, 0) for name, value in classes.items()}
+    return _measure(lambda planes: case.image[:, planes], case.geometry, volumes_ml, around, patient_id)
 
 
 def measure_prediction(
-    image: NDArray[Any], native_label: LabelMap, *, geometry: Geometry, classes: Mapping[str, int]
+    read_planes: ReadPlanes, native_label: LabelMap, *, geometry: Geometry, classes: Mapping[str, int]
 ) -> CaseFigures:
     """Measure an input and its predicted label map.
 
     Args:
-        image: prepared image ``(C, Z, Y, X)``.
+        read_planes: reads planes of the prepared image.
         native_label: label map on the native grid.
         geometry: geometry of the prepared image.
         classes: class of each structure.
     """
     label = geometry.orient(native_label)
-    voxel_ml = float(np.prod(geometry.oriented_spacing_mm)) / 1000
-    counts = np.bincount(label.ravel(), minlength=256)
-    found = np.flatnonzero(label.any(axis=(1, 2)))
-    scale = np.divide(geometry.oriented_spacing_mm, geometry.prepared_spacing_mm)
-    thumbnail = None
+    counts = count_values(label)
+    found = np.flatnonzero(counts[:, 1:IGNORED].any(axis=1))
+    around = None
     if found.size:
-        planes = _spread(int(found[0]), int(found[-1]))
-        thumbnail = _show_surroundings(image, label, geometry, planes, scale=scale, start=np.array(geometry.crop_start))
-    return CaseFigures(
-        "",
-        _measure_lengths(geometry),
-        _measure_intensities(image),
-        {name: voxel_ml * int(counts[value]) for name, value in classes.items()},
-        thumbnail,
+        places = _find_surroundings(label, _spread(int(found[0]), int(found[-1])))
+        scale = np.divide(geometry.oriented_spacing_mm, geometry.prepared_spacing_mm)
+        around = [
+            (each + 0.5 - start) * mm - 0.5 for each, start, mm in zip(places, geometry.crop_start, scale, strict=True)
+        ]
+    voxel_ml = float(np.prod(geometry.oriented_spacing_mm)) / 1000
+    totals = counts.sum(axis=0)
+    return _measure(
+        read_planes, geometry, {name: voxel_ml * int(totals[value]) for name, value in classes.items()}, around, ""
     )
+
+
+def _find_surroundings(label: LabelMap, planes: NDArray[np.int_]) -> Sequence[Any]:
+    """Return the planes, and the mean row and column of their structures."""
+    places = np.argwhere((label[planes] > 0) & (label[planes] != IGNORED))
+    return [planes, *places[:, 1:].mean(axis=0)] if places.size else [planes, *np.divide(label.shape[1:], 2)]
+
+
+def _measure(
+    read_planes: ReadPlanes,
+    geometry: Geometry,
+    volumes_ml: Mapping[str, float],
+    around: Sequence[Any] | None,
+    patient_id: str,
+) -> CaseFigures:
+    """Read the planes of all figures once, and measure them."""
+    depth = geometry.prepared_shape[0]
+    spread = _spread(0, depth - 1)
+    shown = spread if around is None else np.round(around[0]).astype(int).clip(0, depth - 1)
+    wanted = np.union1d(spread, shown)
+    planes = np.asarray(read_planes(wanted), dtype=np.float32)
+    thumbnail = None
+    if around is not None:
+        thumbnail = make_thumbnail(
+            planes[0, np.searchsorted(wanted, shown)],
+            around[1:],
+            spacing_mm=geometry.prepared_spacing_mm[1:],
+            half_mm=HALF_MM,
+        )
+    intensities = _measure_intensities(planes[:, np.searchsorted(wanted, spread)])
+    return CaseFigures(patient_id, _measure_lengths(geometry), intensities, volumes_ml, thumbnail)
 
 
 def _measure_lengths(geometry: Geometry) -> dict[str, float]:
@@ -101,14 +130,13 @@ def _measure_lengths(geometry: Geometry) -> dict[str, float]:
     }
 
 
-def _measure_intensities(image: NDArray[Any]) -> dict[str, float]:
+def _measure_intensities(planes: NDArray[np.float32]) -> dict[str, float]:
     found: dict[str, float] = {}
-    for number, channel in enumerate(image):
-        planes = np.asarray(channel[_spread(0, len(channel) - 1)], dtype=np.float32)
-        named = "" if len(image) == 1 else f" of channel {number}"
-        for share, value in zip(_QUANTILES, np.quantile(planes, _QUANTILES), strict=True):
+    for number, channel in enumerate(planes):
+        named = "" if len(planes) == 1 else f" of channel {number}"
+        for share, value in zip(_QUANTILES, np.quantile(channel, _QUANTILES), strict=True):
             found[f"{share:.0%} quantile of intensities{named}"] = float(value)
-        found[f"correlation of neighbouring voxels{named}"] = _correlate(planes[..., 1:], planes[..., :-1])
+        found[f"correlation of neighbouring voxels{named}"] = _correlate(channel[..., 1:], channel[..., :-1])
     return found
 
 
@@ -116,26 +144,6 @@ def _correlate(one: NDArray[np.float32], other: NDArray[np.float32]) -> float:
     first, second = one - one.mean(), other - other.mean()
     product = float(np.sqrt(np.square(first).mean() * np.square(second).mean()))
     return float((first * second).mean()) / product if product else 1.0
-
-
-def _show_surroundings(
-    image: NDArray[Any],
-    label: LabelMap,
-    geometry: Geometry,
-    planes: NDArray[np.int_],
-    *,
-    scale: NDArray[np.float64],
-    start: NDArray[np.float64],
-) -> Thumbnail | None:
-    """Make the thumbnail around structures; scale and start lead to prepared voxels."""
-    places = np.argwhere((label[planes] > 0) & (label[planes] != IGNORED))
-    if not places.size:
-        return None
-    centre = ((places[:, 1:].mean(axis=0) + 0.5 - start[1:]) * scale[1:]) - 0.5
-    prepared = np.round((planes + 0.5 - start[0]) * scale[0] - 0.5).astype(int).clip(0, image.shape[1] - 1)
-    return make_thumbnail(
-        np.asarray(image[0][prepared]), centre, spacing_mm=geometry.prepared_spacing_mm[1:], half_mm=HALF_MM
-    )
 
 
 def _spread(first: int, last: int) -> NDArray[np.int_]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from uumamba.data.chunks import chunks, spans
 from uumamba.data.grid import Image
+from uumamba.data.order_statistics import find_percentiles
 from uumamba.data.recipe import CtStatistics
 from uumamba.data.warn import warn_repaired
 from uumamba.runtime.errors import require_case
@@ -53,7 +54,7 @@ def make_scan_normaliser(image: NDArray[Any], clip_percentiles: tuple[float, flo
     Raises:
         CaseError: the percentiles are equal, as in a constant image.
     """
-    low, high = np.percentile(image.astype(np.float32).ravel(order="K"), clip_percentiles, overwrite_input=True)
+    low, high = find_percentiles(image, clip_percentiles)
     mean = _mean(image, lambda planes: np.clip(to_float32(planes), low, high))
     std = math.sqrt(_mean(image, lambda planes: (np.clip(to_float32(planes), low, high) - mean) ** 2))
     require_case(

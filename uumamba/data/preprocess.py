@@ -14,6 +14,7 @@ from uumamba.data.locations import find_foreground
 from uumamba.data.normalised_channel import Channel, mark
 from uumamba.data.recipe import CtStatistics, PreprocessRecipe
 from uumamba.data.resample import (
+    ReadImage,
     fill,
     image_slabs,
     is_anisotropic,
@@ -44,7 +45,7 @@ class Preprocessing:
     after another. A scan stored in any of the 48 axis orders and directions gives the same array. For anisotropic
     voxels (over three times as long as wide in the old or new grid), planes and the through-plane axis are resampled
     differently (:func:`uumamba.data.resample.image_slabs`). In addition to the given scan, memory holds slabs of a few
-    million voxels; ``"zscore"`` temporarily needs one float32 volume, to find the percentiles.
+    million voxels.
 
     Each channel is normalised on its own; all have the same crop, the box around the content of every channel and every
     structure. The content of an image is the box of the voxels other than 0. The content of CT is the box of the voxels
@@ -115,12 +116,22 @@ class Preprocessing:
         The slabs of a channel follow those of the one before.
         """
         for read in self._readers:
-            yield from image_slabs(
-                read,
-                self.geometry.cropped_shape,
-                self.geometry.prepared_shape,
-                anisotropic=is_anisotropic(self.geometry.oriented_spacing_mm, self.geometry.prepared_spacing_mm),
-            )
+            yield from self._image_slabs(read)
+
+    def _image_slabs(self, read: ReadImage) -> Iterator[Image]:
+        return image_slabs(
+            read,
+            self.geometry.cropped_shape,
+            self.geometry.prepared_shape,
+            anisotropic=is_anisotropic(self.geometry.oriented_spacing_mm, self.geometry.prepared_spacing_mm),
+        )
+
+    def image_planes(self) -> Iterator[Image]:
+        """Yield the prepared image in planes, float32 ``(C, Y, X)``."""
+        channels = [self._image_slabs(read) for read in self._readers]
+        for slabs in zip(*channels, strict=True):
+            for planes in zip(*slabs, strict=True):
+                yield np.stack(planes)
 
     def label_slabs(self) -> Iterator[LabelMap]:
         """Yield the prepared label in slabs, uint8 ``(n, Y, X)``.

@@ -8,7 +8,10 @@ The new planes are computed in slabs from the old planes around them, so that ne
 new volume needs to be in memory.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
@@ -80,7 +83,7 @@ def label_slabs(read: ReadLabel, old: Sequence[int], new: Sequence[int]) -> Iter
         values = find_distinct_values(planes).astype(np.uint8)
         masks = ((planes == value).astype(np.float32) for value in values)
         resampled = (through(_in_plane(mask, new[1:], kernel="bilinear"), *span) for mask in masks)
-        yield values[_argmax(resampled)] if len(values) > 1 else np.full((span[1] - span[0], *new[1:]), values[0])
+        yield values[find_largest(resampled)] if len(values) > 1 else np.full((span[1] - span[0], *new[1:]), values[0])
 
 
 def resample_linear(maps: Image, shape: Sequence[int]) -> Image:
@@ -116,7 +119,7 @@ def resampled_argmax(maps: Sequence[NDArray[Any]] | NDArray[Any], shape: Sequenc
     """
     result = np.empty(tuple(shape), dtype=np.uint8)
     for planes, slabs in _linear_slabs(maps, shape):
-        result[planes] = _argmax(slabs)
+        result[planes] = find_largest(slabs)
     return result
 
 
@@ -143,6 +146,80 @@ def _linear_slabs(
         old_planes = slice(*through.sources(first, last))
         slabs = (through(_in_plane(each[old_planes], new[1:], kernel="bilinear"), first, last) for each in maps)
         yield slice(first, last), slabs
+
+
+@dataclass(frozen=True)
+class Strip:
+    """Rows of a new grid, and their source rows."""
+
+    old: tuple[int, int]
+    new: tuple[int, int]
+
+
+def find_strips(old: Sequence[int], new: Sequence[int], count: int) -> list[Strip]:
+    """Divide the rows of a new grid into at most ``count`` strips.
+
+    The grids are ``(Z, Y, X)``.
+
+    Example:
+        >>> find_strips((1, 4, 4), (1, 8, 8), 2)
+        [Strip(old=(0, 3), new=(0, 4)), Strip(old=(1, 4), new=(4, 8))]
+    """
+    rows = _ThroughPlane(old[1], new[1], kernel="bilinear")
+    bounds = [new[1] * index // count for index in range(count + 1)]
+    return [Strip(rows.sources(first, last), (first, last)) for first, last in pairwise(bounds) if first < last]
+
+
+def resample_planes(
+    planes: Iterable[Image], old: Sequence[int], new: Sequence[int], strip: Strip
+) -> Iterator[tuple[int, Iterator[Image]]]:
+    """Resample maps linearly, plane after plane.
+
+    Only two or three planes are in memory. The values are those of :func:`resample_linear`, bit for bit.
+
+    Args:
+        planes: ``(K, rows of the strip, X)`` of the old grid, in order.
+        old: shape of the old grid ``(Z, Y, X)``.
+        new: shape of the new grid.
+        strip: rows of the planes.
+
+    Yields:
+        For each new plane their number K, and the maps ``(rows of the strip, X)``. They must be read before the next
+        plane is requested.
+    """
+    through = _ThroughPlane(old[0], new[0], kernel="bilinear")
+    source, held, held_first = enumerate(planes), deque[Image](), 0
+    for target in range(new[0]):
+        first, last = through.sources(target, target + 1)
+        while held and held_first < first:
+            held.popleft()
+            held_first += 1
+        while not held or held_first + len(held) < last:
+            index, plane = next(source)
+            if index >= first:
+                held_first = held_first if held else index
+                held.append(_resample_rows(plane, old, new, strip))
+        count = len(held[0])
+        yield count, (through(_stack_map(held, k), target, target + 1)[0] for k in range(count))
+
+
+def _stack_map(held: Sequence[Image], k: int) -> Image:
+    return held[0][k][None] if len(held) == 1 else np.stack([plane[k] for plane in held])
+
+
+def _resample_rows(plane: Image, old: Sequence[int], new: Sequence[int], strip: Strip) -> Image:
+    """Resample rows of a plane of every map.
+
+    The rows stand in a plane of zeros, so that each voxel is computed as in the whole plane. Through-plane resampling
+    needs planes that the caller may already use for the next ones, so they are copied.
+    """
+    if tuple(old[1:]) == tuple(new[1:]):
+        return plane if old[0] == new[0] else plane.copy()
+    whole = plane
+    if strip.old != (0, old[1]):
+        whole = np.zeros((len(plane), *old[1:]), dtype=np.float32)
+        whole[:, slice(*strip.old)] = plane
+    return _in_plane(whole, new[1:], kernel="bilinear")[:, slice(*strip.new)]
 
 
 def fill(target: NDArray[np.generic], slabs: Iterable[NDArray[np.generic]]) -> None:
@@ -190,7 +267,7 @@ class _ThroughPlane:
         return result.numpy()
 
 
-def _argmax(maps: Iterable[Image]) -> LabelMap:
+def find_largest(maps: Iterable[Image]) -> LabelMap:
     """Find the index of the largest map in each voxel.
 
     Only two maps are in memory at the same time.

@@ -1,8 +1,10 @@
 """Prediction of label maps with trained networks."""
 
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 from warnings import warn
 
 import numpy as np
@@ -10,16 +12,28 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from uumamba.inference.memory_plan import DEFAULT_LIMIT_GB, GB, MemoryPlan, count_features, plan_memory
 from uumamba.inference.mirror_averaging import mirrored_mean
-from uumamba.inference.sliding_window import OVERLAP, WINDOWS_AT_ONCE, sliding_window
+from uumamba.inference.plane_image import PlaneImage, list_neighbours
+from uumamba.inference.slab_blending import blend_slabs
+from uumamba.inference.sliding_window import OVERLAP, WINDOWS_AT_ONCE
 from uumamba.runtime.autocast import Precision, autocast
-from uumamba.runtime.errors import require, require_case
+from uumamba.runtime.errors import CaseError, require, require_case
 from uumamba.runtime.memory_format import lay_channels_last, to_channels_last
-from uumamba.runtime.memory_shortage import OutOfMemoryError, free_memory, is_out_of_memory, summarize_error
+from uumamba.runtime.memory_shortage import (
+    OutOfMemoryError,
+    free_memory,
+    is_out_of_memory,
+    measure_resident_bytes,
+    summarize_error,
+)
 from uumamba.runtime.painting import paint_regions
 from uumamba.types import LabelMap
 
 Array = NDArray[Any]
+Result = TypeVar("Result")
+OpenStore = Callable[[Any, int], Callable[..., None]]
+"""Function that gets the probabilities in parts; see :mod:`uumamba.data.restored_planes`."""
 
 
 class MemoryWarning(UserWarning):
@@ -42,29 +56,6 @@ class Prediction:
     remarks: tuple[str, ...] = ()
 
 
-def stack_neighbours(array: Array, count: int) -> Array:
-    """Stack each slice and its neighbours as channels.
-
-    The first and the last slice are their own neighbours.
-
-    Args:
-        array: ``(C, Z, Y, X)``.
-        count: number of slices on either side; 0 returns the array.
-
-    Returns:
-        ``(C (2 count + 1), Z, Y, X)``, the slices of a channel in their order.
-
-    Example:
-        >>> stack_neighbours(np.arange(3.0).reshape(1, 3, 1, 1), 1)[..., 0, 0].tolist()
-        [[0.0, 0.0, 1.0], [0.0, 1.0, 2.0], [1.0, 2.0, 2.0]]
-    """
-    if count == 0:
-        return array
-    places = np.arange(array.shape[1]) + np.arange(-count, count + 1)[:, None]
-    stacked = array[:, places.clip(0, array.shape[1] - 1)]
-    return stacked.reshape(-1, *array.shape[1:])
-
-
 class Predictor:
     r"""Segmentation of images with one network or the mean of several.
 
@@ -81,20 +72,24 @@ class Predictor:
         nets: one network or several with the same input and classes; moved to ``device`` and evaluation mode.
         patch_size: size of the window, ``(Y, X)`` for 2-D networks on slices, or ``(Z, Y, X)``.
         neighbour_slices: number of slices on either side of a slice that are channels of a 2-D network's input; see
-            :func:`stack_neighbours`.
+            :func:`uumamba.inference.plane_image.list_neighbours`.
         channels: name of each channel that a native image must have; by default they are not checked.
         modality: DICOM modality of the images, such as ``"MR"``; empty if unknown.
-        preprocess: ``preprocess(image, spacing_mm=..., affine=..., case_id=...) -> (array (C, *S), geometry)``; by
-            default the image is the array.
+        preprocess: ``preprocess(image, spacing_mm=..., affine=..., case_id=...) -> (array (C, *S), geometry)``; the
+            array may be a :class:`PlaneImage`. By default the image is the array.
         restore: ``restore(probabilities (K, *S), geometry) -> label`` uint8 on the image's grid; by default the argmax.
         restore_probabilities: ``(probabilities, geometry) -> (K, *grid)``; necessary for probabilities with
             ``preprocess``.
+        restore_planes: in place of both, ``(predict, geometry, strips=..., probabilities=...) -> (label,
+            probabilities or None)``, which calls ``predict(rows)`` for the planes of each strip of rows; the label is
+            found while probabilities are predicted, and memory is limited.
         postprocess: from the restored label map to the final one, such as
             :class:`uumamba.inference.postprocess.LargestComponents`; probabilities are not changed.
         inspect: ``inspect(array, label, geometry) -> remarks`` about the prepared image and the final label map; by
             default there are none.
         structures: value of each structure in files; sorted by it, the structures are the classes 1, 2, ....
         colours: colours of structures for pictures, such as ``"#d62728"``.
+        output_names: name of each class, or of each region.
         painted: class that each region paints into the label, for networks with one output per region and no
             background; None for classes.
         mirror_axes: spatial axes of the patch for mirror averaging; only axes that training mirrored.
@@ -105,9 +100,12 @@ class Predictor:
         precision: precision of autocast; blending is always in float32.
         channels_last: store 2-D feature maps channels last. On a CPU a 2-D UMambaBot took 0.68 to 0.92 of its
             time, the least with 16, 32, ... features in bfloat16.
+        memory_limit_gb: size of the process in 10^9 bytes to which ``restore_planes`` keeps on the CPU: by fewer
+            windows at a time, then by strips of rows whose border windows are repeated. By default it keeps to 4 GB
+            where it can.
 
     Raises:
-        UsageError: there is no network, or a mirrored axis is not an axis of the patch.
+        UsageError: there is no network, a mirrored axis is not an axis of the patch, or the limit is not positive.
 
     Example:
         >>> predictor = Predictor(nn.Conv2d(1, 3, kernel_size=1), patch_size=(16, 16))
@@ -123,13 +121,15 @@ class Predictor:
         neighbour_slices: int = 0,
         channels: Sequence[str] = (),
         modality: str = "",
-        preprocess: Callable[..., tuple[Array, Any]] | None = None,
+        preprocess: Callable[..., tuple[Array | PlaneImage, Any]] | None = None,
         restore: Callable[[NDArray[np.float32], Any], LabelMap] | None = None,
         restore_probabilities: Callable[[NDArray[np.float32], Any], NDArray[np.float32]] | None = None,
+        restore_planes: Callable[..., tuple[LabelMap, NDArray[np.float32] | None]] | None = None,
         postprocess: Callable[[LabelMap], LabelMap] | None = None,
-        inspect: Callable[[Array, LabelMap, Any], Sequence[str]] | None = None,
+        inspect: Callable[[Array | PlaneImage, LabelMap, Any], Sequence[str]] | None = None,
         structures: Mapping[str, int] | None = None,
         colours: Mapping[str, str] | None = None,
+        output_names: Sequence[str] = (),
         painted: Sequence[int] | None = None,
         mirror_axes: Sequence[int] = (),
         mirror_swaps: Mapping[int, Sequence[tuple[int, int]]] | None = None,
@@ -138,7 +138,9 @@ class Predictor:
         device: torch.device | str = "cpu",
         precision: Precision = "float32",
         channels_last: bool = False,
+        memory_limit_gb: float | None = None,
     ) -> None:
+        require(memory_limit_gb is None or memory_limit_gb > 0, "memory_limit_gb", got=memory_limit_gb, expected="GB")
         given = [nets] if isinstance(nets, nn.Module) else list(nets)
         require(given, "nets", got=given, expected="at least one trained network")
         require(
@@ -159,15 +161,18 @@ class Predictor:
         self.preprocess = preprocess
         self.restore = restore
         self.restore_probabilities = restore_probabilities
+        self.restore_planes = restore_planes
         self.postprocess = postprocess
         self.inspect = inspect
         self.structures = None if structures is None else dict(structures)
         self.colours = dict(colours or {})
+        self.output_names = tuple(output_names)
         self.painted = None if painted is None else tuple(painted)
         self.overlap = overlap
         self.sw_batch_size = sw_batch_size
         self._blend_device = self.device
         self.precision = precision
+        self.memory_limit_gb = memory_limit_gb
         self._predict_windows = mirrored_mean(self._average_probabilities, mirror_axes, swaps=mirror_swaps)
 
     @torch.inference_mode()
@@ -177,7 +182,7 @@ class Predictor:
         *,
         spacing_mm: Sequence[float] | None = None,
         affine: Array | None = None,
-        probabilities: bool = False,
+        probabilities: bool | OpenStore = False,
         case_id: str = "image",
     ) -> Prediction:
         """Segment one image.
@@ -187,33 +192,58 @@ class Predictor:
                 ``(C, *S)`` without ``preprocess``.
             spacing_mm: voxel size in the order of the image's axes.
             affine: affine of the image to RAS+ millimetres.
-            probabilities: also return probabilities, in float32, K times the size of the image.
+            probabilities: True also returns probabilities, in float32, K times the size of the image; a function gets
+                them in parts, for ``restore_planes``.
             case_id: name of the case for errors.
 
         Raises:
-            CaseError: the probabilities of this image are not finite.
+            CaseError: the probabilities of this image are not finite, or it does not keep to the limit of memory.
             OutOfMemoryError: a single window does not fit into memory.
             UsageError: the image has other channels, the probabilities of a blank image are not finite either, the
                 networks have too few classes for the structures, or ``restore_probabilities`` is missing.
         """
         require(
-            not probabilities or self.preprocess is None or self.restore_probabilities is not None,
+            not probabilities or self.preprocess is None or self.restore_probabilities or self.restore_planes,
             "restore_probabilities",
             got=None,
             expected="a function to restore probabilities to the grid of the image",
         )
         self._check_channels(image)
-        array, geometry = image, None
+        array: Array | PlaneImage = image
+        geometry = None
         if self.preprocess is not None:
             array, geometry = self.preprocess(image, spacing_mm=spacing_mm, affine=affine, case_id=case_id)
-        found = self.prepared_probabilities(array, case_id=case_id)
-        label = self.find_label(found) if self.restore is None else self.restore(found, geometry)
+        if self.restore_planes is not None:
+            label, found = self._restore_planes(array, geometry, probabilities=probabilities, case_id=case_id)
+        else:
+            label, found = self._restore_whole(array, geometry, probabilities=probabilities, case_id=case_id)
         label = label if self.postprocess is None else self.postprocess(label)
         remarks = () if self.inspect is None else tuple(self.inspect(array, label, geometry))
+        return Prediction(label, found, remarks)
+
+    def _restore_planes(
+        self, array: Array | PlaneImage, geometry: Any, *, probabilities: bool | OpenStore, case_id: str
+    ) -> tuple[LabelMap, NDArray[np.float32] | None]:
+        restore = self.restore_planes
+        assert restore is not None
+
+        def work() -> tuple[LabelMap, NDArray[np.float32] | None]:
+            plan = self._plan_memory(array, case_id)
+            predict = partial(self._predict_planes, array, windows=plan.windows, case_id=case_id)
+            return restore(predict, geometry, strips=plan.strips, probabilities=probabilities)
+
+        return self._with_less_memory(work, array.shape)
+
+    def _restore_whole(
+        self, array: Array | PlaneImage, geometry: Any, *, probabilities: bool | OpenStore, case_id: str
+    ) -> tuple[LabelMap, NDArray[np.float32] | None]:
+        require(not callable(probabilities), "restore_planes", got=None, expected="a function to restore by planes")
+        found = self.prepared_probabilities(array, case_id=case_id)
+        label = self.find_label(found) if self.restore is None else self.restore(found, geometry)
         if not probabilities:
-            return Prediction(label, remarks=remarks)
+            return label, None
         restore = self.restore_probabilities
-        return Prediction(label, found if restore is None else restore(found, geometry), remarks)
+        return label, found if restore is None else restore(found, geometry)
 
     def find_label(self, probabilities: NDArray[np.float32]) -> LabelMap:
         """Find the label map ``(*S)`` of prepared probabilities ``(K, *S)``."""
@@ -221,7 +251,7 @@ class Predictor:
             return paint_regions(probabilities, self.painted)
         return probabilities.argmax(axis=0).astype(np.uint8)
 
-    def prepared_probabilities(self, array: Array, *, case_id: str = "image") -> NDArray[np.float32]:
+    def prepared_probabilities(self, array: Array | PlaneImage, *, case_id: str = "image") -> NDArray[np.float32]:
         """Predict probabilities ``(K, *S)`` of a prepared array ``(C, *S)``.
 
         Raises:
@@ -230,58 +260,126 @@ class Predictor:
             UsageError: the probabilities of a blank image are not finite either, or the networks have too few classes
                 for the structures.
         """
-        array = stack_neighbours(np.asarray(array, dtype=np.float32), self.neighbour_slices)
-        blended = self._blend(torch.as_tensor(np.ascontiguousarray(array)))
+
+        def work() -> NDArray[np.float32]:
+            result: NDArray[np.float32] | None = None
+            for index, plane in enumerate(self._predict_planes(array, case_id=case_id)):
+                result = np.empty((len(plane), *array.shape[1:]), np.float32) if result is None else result
+                result[:, index] = plane
+            assert result is not None
+            return result
+
+        return self._with_less_memory(work, array.shape)
+
+    def _predict_planes(
+        self,
+        array: Array | PlaneImage,
+        rows: tuple[int, int] | None = None,
+        *,
+        windows: int | None = None,
+        case_id: str,
+    ) -> Iterator[NDArray[np.float32]]:
+        """Yield the planes ``(K, rows, X)`` of a prepared array's probabilities.
+
+        A plane is valid until the next one.
+        """
+        slabs = blend_slabs(
+            partial(self._list_planes, array),
+            array.shape[1:],
+            self._apply_to_windows,
+            roi_size=self.patch_size,
+            sw_batch_size=min(windows or self.sw_batch_size, self.sw_batch_size),
+            overlap=self.overlap,
+            rows=rows,
+        )
+        for index, plane in enumerate(plane for slab in slabs for plane in slab.unbind(1)):
+            if index == 0:
+                self._check_classes(len(plane))
+            if not plane.isfinite().all():
+                self._refuse_image(case_id, channels=array.shape[0] * (2 * self.neighbour_slices + 1))
+            yield np.asarray(plane.cpu(), np.float32)
+
+    def _list_planes(self, array: Array | PlaneImage) -> Iterator[Tensor]:
+        planes = array.planes() if isinstance(array, PlaneImage) else iter(np.moveaxis(np.asarray(array), 1, 0))
+        for plane in list_neighbours(planes, self.neighbour_slices):
+            yield torch.as_tensor(np.ascontiguousarray(plane, dtype=np.float32)).to(self._blend_device)
+
+    def _apply_to_windows(self, windows: Tensor) -> Tensor:
+        with autocast(self.device, self.precision):
+            return self._predict_windows(windows.to(self.device)).to(self._blend_device)
+
+    def _check_classes(self, count: int) -> None:
         needed = len(self.structures or {}) + 1
         require(
-            self.painted is None or len(blended) == len(self.painted),
+            self.painted is None or count == len(self.painted),
             "painted",
             got=self.painted,
-            expected=f"one class for each of the network's {len(blended)} outputs",
+            expected=f"one class for each of the network's {count} outputs",
         )
         require(
-            self.painted is not None or len(blended) >= needed,
+            self.painted is not None or count >= needed,
             "structures",
             got=self.structures,
-            expected=f"at most {len(blended) - 1} structures, the network's classes without background",
+            expected=f"at most {count - 1} structures, the network's classes without background",
         )
-        is_finite = bool(blended.isfinite().all())
-        if not is_finite:
-            self._check_blank_image(channels=len(array))
-        require_case(
-            is_finite,
+
+    def _refuse_image(self, case_id: str, *, channels: int) -> None:
+        """Raise the error of an image whose probabilities are not finite."""
+        self._check_blank_image(channels=channels)
+        raise CaseError(
             case_id,
             "probabilities",
             got="NaN or infinity",
             expected="finite numbers",
             fix="remove NaN and extreme values from the image, or predict in float32",
         )
-        return np.asarray(blended.cpu(), np.float32)
 
-    def _blend(self, image: Tensor) -> Tensor:
-        """Blend the probabilities of all windows.
+    def _plan_memory(self, array: Array | PlaneImage, case_id: str) -> MemoryPlan:
+        """Divide the prediction of an image for the limit of memory.
+
+        Raises:
+            CaseError: a limit was given, and the finest division exceeds it.
+        """
+        if self._blend_device != torch.device("cpu"):
+            return MemoryPlan(strips=1, windows=self.sw_batch_size, bytes_needed=0)
+        limit_gb = DEFAULT_LIMIT_GB if self.memory_limit_gb is None else self.memory_limit_gb
+        plan = plan_memory(
+            limit_gb * GB,
+            resident_bytes=measure_resident_bytes(),
+            label_bytes=math.prod(array.shape[1:]),
+            size=array.shape[1:],
+            roi_size=self.patch_size,
+            classes=len(self.painted or self.structures or ()) + (self.painted is None),
+            features=count_features(self.nets[0]),
+            windows=self.sw_batch_size,
+        )
+        require_case(
+            self.memory_limit_gb is None or plan.bytes_needed <= limit_gb * GB,
+            case_id,
+            "memory_limit_gb",
+            got=self.memory_limit_gb,
+            expected=f"at least {plan.bytes_needed / GB:.1f} GB for this image",
+            fix="raise the limit, or crop the scan",
+        )
+        return plan
+
+    def _with_less_memory(self, work: Callable[[], Result], shape: Sequence[int]) -> Result:
+        """Return ``work()``.
 
         If memory runs out, the need for memory is reduced for this and all later images.
         """
         while True:
             try:
-                with autocast(self.device, self.precision):
-                    return sliding_window(
-                        image.to(self._blend_device),
-                        lambda windows: self._predict_windows(windows.to(self.device)).to(windows.device),
-                        roi_size=self.patch_size,
-                        sw_batch_size=self.sw_batch_size,
-                        overlap=self.overlap,
-                    )
+                return work()
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 reason = summarize_error(error)
             # Outside the handler, the error and the stack frames that held its tensors no longer exist.
             free_memory(self.device)
-            warn(f"Memory ran out ({reason}): {self._reduce_memory(image, reason)}.", MemoryWarning, stacklevel=2)
+            warn(f"Memory ran out ({reason}): {self._reduce_memory(shape, reason)}.", MemoryWarning, stacklevel=2)
 
-    def _reduce_memory(self, image: Tensor, reason: str) -> str:
+    def _reduce_memory(self, shape: Sequence[int], reason: str) -> str:
         """Reduce the need for memory, and describe the change.
 
         Raises:
@@ -295,7 +393,7 @@ class Predictor:
             return "from here on windows are blended on the CPU"
         raise OutOfMemoryError(
             f"Memory ran out with one window of {tuple(self.patch_size)} at a time in an image of "
-            f"{tuple(image.shape)} ({reason}); predict on a device with more memory, or train with a smaller patch."
+            f"{tuple(shape)} ({reason}); predict on a device with more memory, or train with a smaller patch."
         )
 
     def _average_probabilities(self, windows: Tensor) -> Tensor:

@@ -24,8 +24,9 @@ from uumamba.data.case_figures import measure_prediction
 from uumamba.data.channels import ONE_CHANNEL
 from uumamba.data.geometry import Geometry
 from uumamba.data.label_scheme import LabelScheme, number_classes
-from uumamba.data.preprocess import PreprocessRecipe, preprocess, restore, restore_probabilities
-from uumamba.inference import Predictor
+from uumamba.data.preprocess import Preprocessing, PreprocessRecipe
+from uumamba.data.restored_planes import restore_planes
+from uumamba.inference import PlaneImage, Predictor, select_planes
 from uumamba.nets import Mamba, ResEncUNet, UMambaBot, UMambaEnc
 from uumamba.ops.scan_backends import describe_fallback
 from uumamba.pipelines.mirrored_sides import MirroredSides
@@ -38,11 +39,17 @@ from uumamba.training.run_folder import LAST
 from uumamba.types import LabelMap
 
 SHIPPED = Path(uumamba.__file__).parent / "models"
+BACKGROUND = "background"
 WEIGHTS_NAME, CARD_NAME, LICENCE_NAME = "model.safetensors", "CARD.md", "LICENSE"
 
 
 def load_predictor(
-    model: Path | str, *, device: str = "cpu", fold: str | None = None, mirror: bool | None = None
+    model: Path | str,
+    *,
+    device: str = "cpu",
+    fold: str | None = None,
+    mirror: bool | None = None,
+    memory_limit_gb: float | None = None,
 ) -> Predictor:
     """Load a model's predictor, the mean of its folds and seeds.
 
@@ -54,6 +61,8 @@ def load_predictor(
         device: device for prediction.
         fold: one fold of a run instead of all.
         mirror: average over the axes that training mirrored; None takes the run's configuration.
+        memory_limit_gb: size of the process in 10^9 bytes to which prediction on the CPU keeps; by default 1.2 where
+            it can.
 
     Raises:
         UsageError: the model has no checkpoint or none of that fold, the folds belong to different runs, or a
@@ -85,12 +94,13 @@ def load_predictor(
         channels=channels,
         modality=recipe.modality,
         preprocess=partial(_preprocess, recipe=recipe, sides=sides),
-        restore=partial(restore, painted=labels.painted),
-        restore_probabilities=partial(restore_probabilities, has_background=not labels.regions),
+        restore_planes=partial(restore_planes, painted=labels.painted),
         postprocess=make_postprocess(kept, number_classes(labels.structures)),
         inspect=_make_inspection([each.config for each in checkpoints.values()], number_classes(labels.structures)),
         structures=labels.structures,
         colours=labels.colours,
+        output_names=tuple(labels.regions)
+        or (BACKGROUND, *sorted(labels.structures, key=labels.structures.__getitem__)),
         painted=labels.painted,
         mirror_axes=config.augment.mirror_axes if averages else (),
         mirror_swaps=sides.swaps(config.training.patch_size) if sides is not None and averages else None,
@@ -101,6 +111,7 @@ def load_predictor(
         # Another layout rounds otherwise, and an activation at the edge of a level would change by a whole step.
         channels_last=config.quantization is None
         and _is_faster_channels_last(nets[0], config.training.patch_size, device),
+        memory_limit_gb=memory_limit_gb,
     )
 
 
@@ -254,7 +265,8 @@ def _make_inspection(
 
     def inspect(image: Any, label: LabelMap, geometry: Geometry) -> list[str]:
         assert fingerprint is not None, "only a model with a fingerprint inspects"
-        return fingerprint.describe_outside(measure_prediction(image, label, geometry=geometry, classes=classes))
+        read = partial(select_planes, image)
+        return fingerprint.describe_outside(measure_prediction(read, label, geometry=geometry, classes=classes))
 
     return None if fingerprint is None else inspect
 
@@ -263,7 +275,12 @@ def _preprocess(
     image: Any, *, spacing_mm: Any, affine: Any, case_id: str, recipe: Any, sides: MirroredSides | None
 ) -> tuple[Any, Any]:
     with fail_case_on_error(case_id, "image"):
-        array, _, geometry = preprocess(image, spacing_mm=spacing_mm, affine=affine, recipe=recipe, case_id=case_id)
+        work = Preprocessing(image, spacing_mm=spacing_mm, affine=affine, recipe=recipe, case_id=case_id)
     if sides is not None:
-        sides.check(geometry, case_id=case_id)
-    return array, geometry
+        sides.check(work.geometry, case_id=case_id)
+
+    def list_planes() -> Iterator[Any]:
+        with fail_case_on_error(case_id, "image"):
+            yield from work.image_planes()
+
+    return PlaneImage((work.channels, *work.geometry.prepared_shape), list_planes), work.geometry

@@ -61,6 +61,7 @@ def predict(
     series: Sequence[str] = (),
     mirror: bool | None = None,
     save_probabilities: bool = False,
+    memory_limit_gb: float | None = None,
     assume_spacing_mm: Sequence[float] | None = None,
     label_format: LabelFormat | None = None,
     preview: bool = True,
@@ -94,8 +95,11 @@ def predict(
         series: series to use of DICOM studies: UIDs, unique beginnings or ends of UIDs, numbers, or parts of
             descriptions.
         mirror: average over mirrored inputs; None takes the run's configuration.
-        save_probabilities: also write ``<case_id>.probabilities.npy`` (float16, ``(class or region, *native)``), of a
-            cine with the frame as first axis.
+        save_probabilities: also write ``probabilities/<case_id>.nii.gz``, the probabilities of each class or region on
+            the scan's grid (of a cine ``probabilities/<case_id>/frame_01.nii.gz``, ...); see
+            :mod:`uumamba.data.formats.probability_file`.
+        memory_limit_gb: size of this process in 10^9 bytes to which prediction on the CPU keeps, down to the scan, the
+            label map and a window of the network; by default 4 where it can.
         assume_spacing_mm: spacing of the stored axes, for scans whose header has no valid one.
         label_format: ``"nii.gz"``, ``"mha"``, ``"nrrd"`` or ``"seg.nrrd"``, a segmentation of 3D Slicer.
         preview: also write ``previews/<case_id>.png``, slices with outlines.
@@ -119,7 +123,7 @@ def predict(
     if report is not None:
         check_page(report)
     with StopRequest() as stop, unpack_zips(inputs) as zips:
-        predictor = load_predictor(model, device=device, fold=fold, mirror=mirror)
+        predictor = load_predictor(model, device=device, fold=fold, mirror=mirror, memory_limit_gb=memory_limit_gb)
         batch = find_inputs(
             inputs,
             channels=predictor.channels,

@@ -1,6 +1,8 @@
-"""Out-of-memory errors of CPUs and accelerators: detection and recovery."""
+"""Memory of the process, and out-of-memory errors of CPUs and accelerators."""
 
 import gc
+import resource
+from pathlib import Path
 
 import torch
 
@@ -53,3 +55,18 @@ def free_memory(device: torch.device) -> None:
     gc.collect()
     if device.type == "cuda":
         torch.cuda.empty_cache()
+
+
+def measure_resident_bytes() -> int:
+    """Return the size of this process in memory.
+
+    On systems without ``/proc`` it is the largest size so far.
+
+    Example:
+        >>> measure_resident_bytes() > 10_000_000
+        True
+    """
+    try:
+        return int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1]) * resource.getpagesize()
+    except OSError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -28,6 +28,7 @@ from uumamba.data.warn import warn_of_acdc_spacing, warn_repaired
 from uumamba.runtime.errors import CaseError, require_case
 
 GZIP_MAGIC = b"\x1f\x8b"
+GZIP_BITS = zlib.MAX_WBITS | 16
 NIFTI_SUFFIXES = (".nii", ".nii.gz")
 _LONGEST_HEADER = 540
 _HEADERS: dict[int, Any] = {348: nib.Nifti1Header, 540: nib.Nifti2Header}
@@ -119,7 +120,9 @@ def encode_label(label: NDArray[Any], header: Any) -> bytes:
     kept["magic"] = kept.single_magic
     kept["vox_offset"] = kept.single_vox_offset
     head = kept.binaryblock.ljust(kept.single_vox_offset, b"\0")  # no extension
-    return gzip.compress(head + label.astype(kept.get_data_dtype()).tobytes(order="F"), compresslevel=6, mtime=0)
+    stream = zlib.compressobj(level=6, wbits=GZIP_BITS)
+    planes = (label[..., z].astype(kept.get_data_dtype()).tobytes(order="F") for z in range(label.shape[-1]))
+    return b"".join([stream.compress(head), *map(stream.compress, planes), stream.flush()])
 
 
 def new_header(shape: tuple[int, ...], affine: AffineMatrix) -> Any:

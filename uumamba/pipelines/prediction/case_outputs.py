@@ -8,7 +8,12 @@ from typing import get_args
 from uumamba.data.case_files import ImagePath, list_paths
 from uumamba.pipelines.prediction.case_record import CaseRecord, Origin, read_record, remove_record, write_record
 from uumamba.pipelines.prediction.finished_cases import OriginReader, Stage, find_stage
-from uumamba.pipelines.prediction.label_files import LabelFormat, write_label_map
+from uumamba.pipelines.prediction.label_files import (
+    LabelFormat,
+    find_frame_probabilities,
+    find_probabilities,
+    write_label_map,
+)
 from uumamba.pipelines.prediction.output_target import OutputTarget
 from uumamba.pipelines.prediction.previews import find_preview, write_preview
 from uumamba.pipelines.prediction.segmented_case import SegmentedCase
@@ -36,15 +41,21 @@ class CaseOutputs:
     colours: Mapping[str, str]
     preview: bool
 
-    def find_probabilities(self, case_id: str) -> Path:
-        """Return the path of a case's probabilities."""
-        return self.folder / f"{case_id}.probabilities.npy"
+    def find_probabilities(self, case_id: str, index: int, count: int) -> Path:
+        """Return the path of the probabilities of a frame, from 0."""
+        if count == 1:
+            return find_probabilities(self.folder, case_id)
+        return find_frame_probabilities(self.folder, case_id, index + 1)
 
     def find_stage(self, case_id: str, image: ImagePath, *, probabilities: bool) -> Stage:
         """Compare a case with what an earlier call made of it."""
-        names = [self.target.name_label_map(case_id, image)]
-        names += [self.find_probabilities(case_id).name] * probabilities
-        return find_stage(self.folder, case_id, self.origins.read(image, case_id), names=names)
+        stage = find_stage(
+            self.folder, case_id, self.origins.read(image, case_id), label=self.target.name_label_map(case_id, image)
+        )
+        record = read_record(self.folder, case_id)
+        count = 1 if record is None else len(record.volumes_ml)
+        stored = all(self.find_probabilities(case_id, index, count).is_file() for index in range(count))
+        return stage if stored or not probabilities else "new"
 
     def remove_old(self, case_id: str, image: ImagePath) -> None:
         """Remove what an earlier call made of a case.
@@ -52,14 +63,15 @@ class CaseOutputs:
         The record is first, since without it no other file counts. A label map of another format is removed as well, so
         that no case has two.
         """
-        name = self.target.name_label_map(case_id, image)
-        names, old = {name, self.find_probabilities(case_id).name}, read_record(self.folder, case_id)
+        names, old = {self.target.name_label_map(case_id, image)}, read_record(self.folder, case_id)
         if old is not None and old.label in {f"{case_id}.{each}" for each in get_args(LabelFormat)}:
             names.add(old.label)
         remove_record(self.folder, case_id)
         images = {path.resolve() for path in list_paths(image)}
         pictures = (find_preview(self.folder, case_id), find_curve(self.folder, case_id))
-        for path in (*(self.folder / each for each in sorted(names)), *pictures):
+        frames = find_frame_probabilities(self.folder, case_id).glob("frame_*.nii.gz")
+        probabilities = (find_probabilities(self.folder, case_id), *frames)
+        for path in (*(self.folder / each for each in sorted(names)), *pictures, *probabilities):
             if path.resolve() not in images:
                 remove_file(path)
 

@@ -2,14 +2,17 @@
 
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from uumamba.data.case import Case
 from uumamba.data.case_files import ImagePath, check_file_name
 from uumamba.data.cine import Cine
+from uumamba.data.formats.probability_file import write_probabilities
+from uumamba.data.restored_planes import OpenStore
+from uumamba.data.scan import Scan
 from uumamba.data.warn import ScanWarning
 from uumamba.inference import Predictor
 from uumamba.pipelines.prediction.case_outputs import CaseOutputs
@@ -18,7 +21,6 @@ from uumamba.pipelines.prediction.cines import add_phases, find_known_phases, se
 from uumamba.pipelines.prediction.input_scans import ZipFolders, find_source
 from uumamba.pipelines.prediction.segmented_case import SegmentedCase, warn_of_remarks
 from uumamba.runtime.case_boundary import fail_case_on_error
-from uumamba.runtime.files import whole_file
 from uumamba.runtime.stop import StopRequest
 
 
@@ -61,7 +63,7 @@ class CasePrediction:
             self.predictor,
             cine,
             case_id=case_id,
-            probabilities=self.save_probabilities,
+            store=partial(self._store, case_id, len(cine.frames)) if self.save_probabilities else None,
             before_frame=lambda frame: self.stop.raise_if_requested(
                 f"in frame {frame + 1} of {case_id}; run the same command"
             ),
@@ -74,8 +76,10 @@ class CasePrediction:
         segmented = warn_of_remarks(segmented, found.remarks)
         with fail_case_on_error(case_id):
             target = outputs.write_label_map(segmented, image)
-        if found.probabilities is not None:
-            with whole_file(outputs.find_probabilities(case_id)) as unfinished:
-                np.save(unfinished, found.probabilities, allow_pickle=False)
         source = find_source(image, self.zips)
         return target, outputs.finish(segmented, source, label=target, origin=origin)
+
+    def _store(self, case_id: str, count: int, index: int, scan: Scan) -> AbstractContextManager[OpenStore]:
+        """Open the file for the probabilities of a frame."""
+        predictor, path = self.predictor, self.outputs.find_probabilities(case_id, index, count)
+        return write_probabilities(path, scan, predictor.output_names, has_background=predictor.painted is None)

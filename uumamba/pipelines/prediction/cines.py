@@ -2,17 +2,18 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from uumamba.data.case import Case, Manifest
 from uumamba.data.case_files import ImagePath, image_stem, is_manifest
 from uumamba.data.cine import Cine, is_cine, name_frame, read_cine
 from uumamba.data.dicom_cine import is_dicom_cine, read_dicom_cine
-from uumamba.data.scan import read_image
+from uumamba.data.restored_planes import OpenStore
+from uumamba.data.scan import Scan, read_image
 from uumamba.inference import Predictor
 from uumamba.pipelines.prediction.segmented_case import SegmentedCase
 from uumamba.runtime.errors import CaseError
@@ -44,12 +45,10 @@ class SegmentedFrames:
 
     Attributes:
         labels: label map of each frame.
-        probabilities: ``(K, *S)``, of several frames ``(T, K, *S)``; None unless requested.
         remarks: what is unlike the training data in the first frame.
     """
 
     labels: tuple[LabelMap, ...]
-    probabilities: NDArray[np.float16] | None
     remarks: tuple[str, ...]
 
 
@@ -66,7 +65,10 @@ def read_frames(
             return read_dicom_cine(only, case_id=case_id, assume_spacing_mm=assume_spacing_mm)
         if isinstance(only, Path) and is_cine(only):
             return read_cine(only, case_id=case_id, assume_spacing_mm=assume_spacing_mm)
-    return Cine((read_image(image, channels=channels, case_id=case_id, assume_spacing_mm=assume_spacing_mm),))
+    scan = read_image(
+        image, channels=channels, case_id=case_id, keep_integers=True, assume_spacing_mm=assume_spacing_mm
+    )
+    return Cine((scan,))
 
 
 def segment_frames(
@@ -74,7 +76,7 @@ def segment_frames(
     cine: Cine,
     *,
     case_id: str,
-    probabilities: bool = False,
+    store: Callable[[int, Scan], AbstractContextManager[OpenStore]] | None = None,
     before_frame: Callable[[int], None] = lambda frame: None,
 ) -> SegmentedFrames:
     """Segment each frame on its own.
@@ -83,18 +85,19 @@ def segment_frames(
         predictor: the model.
         cine: one frame or several.
         case_id: name in errors.
-        probabilities: also return probabilities.
+        store: opens the store of the probabilities of a frame, by its index; None stores none.
         before_frame: called with the index of each frame after the first one, to stop on request.
 
     Raises:
         CaseError: a frame cannot be segmented; it is named, counted from 1.
     """
-    labels, found, count = [], [], len(cine.frames)
+    labels, count = [], len(cine.frames)
     remarks: tuple[str, ...] = ()
     for index, scan in enumerate(cine.frames):
         if index:
             before_frame(index)
-        with name_frame(index + 1, count):
+        opened = nullcontext(False) if store is None else store(index, scan)
+        with name_frame(index + 1, count), opened as probabilities:
             prediction = predictor(
                 scan.array,
                 spacing_mm=scan.spacing_mm,
@@ -104,9 +107,7 @@ def segment_frames(
             )
         labels.append(prediction.label)
         remarks = remarks if index else prediction.remarks
-        if prediction.probabilities is not None:
-            found.append(prediction.probabilities.astype(np.float16))
-    return SegmentedFrames(tuple(labels), (np.stack(found) if count > 1 else found[0]) if found else None, remarks)
+    return SegmentedFrames(tuple(labels), remarks)
 
 
 def read_manifest_cases(inputs: Iterable[object]) -> dict[str, Case]:

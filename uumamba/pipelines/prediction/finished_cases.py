@@ -46,23 +46,23 @@ def hash_model(checkpoints: Sequence[Path]) -> str:
     return digest.hexdigest()
 
 
-def find_stage(out: Path, case_id: str, origin: Origin, *, names: Sequence[str]) -> Stage:
+def find_stage(out: Path, case_id: str, origin: Origin, *, label: str) -> Stage:
     """Compare a case with what an earlier call made of it.
 
-    A case is finished if its record and files exist, and the record has the same origin. A case that was interrupted
-    has no record.
+    A case is finished if its record and label map exist, and the record has the same origin. An interrupted case has no
+    record.
 
     Args:
         out: the folder of the outputs.
         case_id: the case.
         origin: origin that a label map would have now.
-        names: files of the case in ``out``, the label map first.
+        label: name of its label map in ``out``.
     """
     record = read_record(out, case_id)
-    if record is None or record.origin is None or record.label != names[0]:
+    if record is None or record.origin is None or record.label != label:
         return "new"
     old = record.origin
-    if not origin.input_sha256 or not all((out / name).is_file() for name in names):
+    if not origin.input_sha256 or not (out / label).is_file():
         return "new"
     if old.model_sha256 != origin.model_sha256:
         return "the model changed"

@@ -16,6 +16,7 @@ from uumamba.runtime.files import open_regular, write_json, write_text
 
 LabelFormat = Literal["nii.gz", "mha", "nrrd", "seg.nrrd"]
 SNAP_NAME, SLICER_NAME, NAMES_NAME = "labels.txt", "labels.ctbl", "labels.json"
+PROBABILITIES_NAME = "probabilities"
 _ORIGIN = "Made by uumamba predict"
 
 
@@ -43,6 +44,23 @@ def write_label_map(path: Path, case: SegmentedCase, *, colours: Mapping[str, st
         return
     (scan,), (label,) = case.frames, case.labels
     write_label(path, label, like=scan, structures=case.structures, colours=colours)
+
+
+def find_probabilities(out: Path, case_id: str) -> Path:
+    """Return the path of a still scan's probabilities.
+
+    They have a folder of their own: in the folder of the label maps they would be cases, too.
+    """
+    return out / PROBABILITIES_NAME / f"{case_id}.nii.gz"
+
+
+def find_frame_probabilities(out: Path, case_id: str, frame: int | None = None) -> Path:
+    """Return the path of the probabilities of a cine's frame, from 1.
+
+    Without a frame this is their folder.
+    """
+    folder = out / PROBABILITIES_NAME / case_id
+    return folder if frame is None else folder / f"frame_{frame:02d}.nii.gz"
 
 
 def check_label_names(out: Path) -> None:

@@ -11,7 +11,7 @@ from typing import Self, get_args
 
 from uumamba.data.case_files import ImagePath, image_suffix
 from uumamba.data.formats.png import PNG_SUFFIXES
-from uumamba.pipelines.prediction.label_files import LabelFormat, name_label_map
+from uumamba.pipelines.prediction.label_files import PROBABILITIES_NAME, LabelFormat, name_label_map
 from uumamba.runtime.errors import require
 from uumamba.runtime.files import make_folder, remove_file, whole_file
 
@@ -113,10 +113,10 @@ class OutputTarget:
             shutil.rmtree(folder, ignore_errors=True)
 
     def _list_kept(self, folder: Path) -> Iterable[tuple[Path, Path]]:
-        stem = self.path.name.removesuffix(image_suffix(self.path))
-        for made in sorted(path for path in folder.iterdir() if path.is_file()):
-            _, is_probabilities, rest = made.name.rpartition(".probabilities.")
-            if made.name == self.path.name:
-                yield made, self.path
-            elif is_probabilities:
-                yield made, self.path.with_name(f"{stem}.probabilities.{rest}")
+        if (folder / self.path.name).is_file():
+            yield folder / self.path.name, self.path
+        stem, place = self.path.name.removesuffix(image_suffix(self.path)), folder / PROBABILITIES_NAME
+        for made in place.glob("*.nii.gz"):
+            yield made, self.path.with_name(f"{stem}.probabilities.nii.gz")
+        for made in place.glob("*/frame_*.nii.gz"):
+            yield made, self.path.with_name(f"{stem}.probabilities.{made.name}")

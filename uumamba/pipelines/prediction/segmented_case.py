@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from uumamba.data.chunks import chunks
 from uumamba.data.label_scheme import number_classes
 from uumamba.data.scan import Scan
 from uumamba.types import LabelMap
@@ -41,7 +42,8 @@ class SegmentedCase:
         """Compute the volume of each structure in each frame."""
         voxel_ml = float(np.prod(self.frames[0].spacing_mm)) / 1000
         classes = number_classes(self.structures)
-        counts = [np.bincount(label.ravel(), minlength=256) for label in self.labels]
+        # In pieces, because bincount converts its input to eight bytes a voxel.
+        counts = [np.sum([np.bincount(part, minlength=256) for part in chunks(each)], axis=0) for each in self.labels]
         return [{name: voxel_ml * int(count[value]) for name, value in classes.items()} for count in counts]
 
 
