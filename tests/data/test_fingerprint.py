@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import permutations, product
 
 import numpy as np
@@ -13,6 +14,7 @@ from uumamba.data.label_scheme import IGNORED
 from uumamba.data.orientation_template import CELLS
 from uumamba.data.prepared import PreparedCase
 from uumamba.data.preprocess import PreprocessRecipe, preprocess
+from uumamba.inference import select_planes
 
 CLASSES = {"RV": 1, "LV": 2}
 
@@ -113,7 +115,7 @@ def test_a_scan_has_the_same_figures_in_training_and_prediction(axes: Sequence[i
         rows = np.concatenate([np.full((len(locations), 1), 1), locations], axis=1)
         case = PreparedCase("a", array, prepared, rows, geometry, counts)
         trained = measure_prepared(case, classes=CLASSES, patient_id="")
-        predicted = measure_prediction(array, given, geometry=geometry, classes=CLASSES)
+        predicted = measure_prediction(partial(select_planes, array), given, geometry=geometry, classes=CLASSES)
         assert trained.lengths == predicted.lengths
         assert trained.intensities == predicted.intensities
         assert predicted.volumes_ml == pytest.approx(dict.fromkeys(CLASSES, 6 * 10 * 2 * 0.024))
