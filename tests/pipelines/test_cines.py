@@ -2,6 +2,7 @@
 
 import csv
 import math
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from uumamba.pipelines.predict import predict
 from uumamba.pipelines.prediction.case_record import CaseRecord, read_records, write_record
 from uumamba.pipelines.prediction.cines import KnownPhases, add_phases, find_known_phases, read_manifest_cases
 from uumamba.pipelines.prediction.input_scans import find_inputs
+from uumamba.pipelines.prediction.page import write_page
 from uumamba.pipelines.prediction.segmented_case import SegmentedCase
 from uumamba.pipelines.prediction.volume_tables import describe_volumes, find_indices, write_volume_tables
 
@@ -215,6 +217,19 @@ def test_the_tables_hold_hand_computed_indices_of_cines_and_of_pairs_of_still_sc
         "p_frame12: ES, RV 60.0 ml, MYO 105.0 ml, LV 60.0 ml",
         "q: RV 120.0 ml, MYO 100.0 ml, LV 150.0 ml, 2 warnings",
     ]
+
+
+def test_the_page_has_the_ejection_fractions_of_the_tables(tmp_path: Path) -> None:
+    at = {"patient_id": "p"}
+    write_record(tmp_path, make_record("still_ed", {"LV": 150.0, "MYO": 100.0}, phases={"ED": 0}, **at))
+    write_record(tmp_path, make_record("still_es", {"LV": 60.0, "MYO": 90.0}, phases={"ES": 0}, **at))
+    write_record(tmp_path, make_record("cine", {"LV": 100.0}, {"LV": 75.0}, phases={"ED": 0, "ES": 1}))
+    write_page(tmp_path, tmp_path / "page.html")
+    html = (tmp_path / "page.html").read_text(encoding="utf-8")
+    rows = {name: re.findall(r"<td>(.*?)</td>", cells) for name, cells in re.findall(r'"row">(\w+)</th>(.*)</tr>', html)}
+    assert (rows["still_ed"][-2:], rows["cine"][-2]) == (["60.0", "105.0"], "25.0")
+    assert "ED, ml" in html
+    assert re.findall(r"LV ejection fraction</th><td[^>]*>(.*?)</td>", html) == ["25.0 %", "60.0 %"]
 
 
 def test_scans_that_do_not_belong_together_have_no_ejection_fraction() -> None:

@@ -12,7 +12,9 @@ import torch
 from uumamba.cli import main
 from uumamba.metrics import dice_coefficient
 from uumamba.pipelines import load_predictor
-from uumamba.pipelines.models import SHIPPED, checkpoint_paths, list_shipped, shipped_models
+from uumamba.pipelines.models import SHIPPED, WEIGHTS_NAME, checkpoint_paths, list_shipped, shipped_models
+from uumamba.pipelines.prediction.finished_cases import hash_model
+from uumamba.pipelines.prediction.page import CARD_SECTIONS, describe_model
 from uumamba.training import read_checkpoint
 
 FRAME = "acdc/training/patient{0}/patient{0}_frame{1}"
@@ -91,3 +93,9 @@ def test_a_shipped_model_predicts_channels_last_with_the_same_labels(name: str) 
     found, expected = (each.prepared_probabilities(blob) for each in (fast, plain))
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
     np.testing.assert_array_equal(found.argmax(axis=0), expected.argmax(axis=0))
+
+
+@pytest.mark.parametrize("name", shipped_models())
+def test_a_page_has_use_figures_limits_and_licence_of_a_shipped_model(name: str) -> None:
+    texts = describe_model(name, hash_model([SHIPPED / name / WEIGHTS_NAME]))
+    assert {text.split(":")[0] for text in texts} == {*CARD_SECTIONS}

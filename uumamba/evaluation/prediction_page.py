@@ -1,11 +1,10 @@
 """Page of predicted cases: one self-contained HTML file, without labels."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from uumamba import __version__
-from uumamba.evaluation.clinical import clinical_indices
 from uumamba.evaluation.html_environment import make_environment
 
 MOST_LISTED = 1000
@@ -30,6 +29,7 @@ class PageCase:
         volumes_ml: volume of each structure, by frame.
         phases: index of the frame of each known phase.
         warnings: sentences about the input.
+        indices: ejection fractions and mass, as of :func:`uumamba.evaluation.clinical.clinical_indices`.
         colours: colour of each structure in the preview.
         preview: JPEG; None without one.
         curve: PNG of volumes against time; None without one.
@@ -41,6 +41,7 @@ class PageCase:
     volumes_ml: Sequence[Mapping[str, float]]
     phases: Mapping[str, int] = field(default_factory=dict)
     warnings: Sequence[str] = ()
+    indices: Mapping[str, float | None] = field(default_factory=dict)
     colours: Mapping[str, str] = field(default_factory=dict)
     preview: bytes | None = None
     curve: bytes | None = None
@@ -81,6 +82,7 @@ def render_prediction_page(
         (True, True)
     """
     names = list(dict.fromkeys(name for case in cases for name in case.volumes_ml[0]))
+    indices = {key: shown for key, shown in _INDICES.items() if any(case.indices.get(key) is not None for case in cases)}
     title = f"Segmentation of {cases[0].case_id}" if len(cases) == 1 else f"Segmentation of {len(cases)} cases"
     return (
         make_environment()
@@ -91,8 +93,9 @@ def render_prediction_page(
             failures=failures,
             warned=[case for case in cases if case.warnings] if len(cases) > 1 else [],
             names=names,
+            indices=[f"{title}, {unit}" for title, unit in indices.values()],
             caption="Volume in ml; of a cine at ED, or in the first frame if ED is unknown.",
-            lines=[_make_line(case, names) for case in cases],
+            lines=[_make_line(case, names, indices) for case in cases],
             cases=[_describe_case(case) for case in select_shown(cases)],
             models=models,
             most=MOST_LISTED,
@@ -113,9 +116,10 @@ def _write_lead(cases: Sequence[PageCase], models: Sequence[PageModel], failures
     return f"{counts} Model: {names}." if names else counts
 
 
-def _make_line(case: PageCase, names: Sequence[str]) -> dict[str, Any]:
+def _make_line(case: PageCase, names: Sequence[str], indices: Iterable[str]) -> dict[str, Any]:
     volumes = case.volumes_ml[case.phases.get("ED", 0)]
-    return {"case_id": case.case_id, "values_ml": [volumes.get(name) for name in names]}
+    values = [*(volumes.get(name) for name in names), *(case.indices.get(key) for key in indices)]
+    return {"case_id": case.case_id, "values": values}
 
 
 def _describe_case(case: PageCase) -> dict[str, Any]:
@@ -140,7 +144,7 @@ def _find_columns(case: PageCase) -> list[tuple[str, Mapping[str, float]]]:
     """
     frames = case.volumes_ml
     if len(frames) == 1:
-        return [("ml", frames[0])]
+        return [(", ".join([*case.phases, "ml"]), frames[0])]
     if case.phases:
         return [(f"{phase}, frame {index + 1}", frames[index]) for phase, index in case.phases.items()]
     return [
@@ -150,11 +154,6 @@ def _find_columns(case: PageCase) -> list[tuple[str, Mapping[str, float]]]:
 
 
 def _list_indices(case: PageCase) -> list[tuple[str, float, str]]:
-    """List EF and mass of a cine with ED and ES."""
-    if not {"ED", "ES"} <= case.phases.keys():
-        return []
-    volumes = {
-        (name, phase): volume for phase in ("ED", "ES") for name, volume in case.volumes_ml[case.phases[phase]].items()
-    }
-    found = clinical_indices(volumes)
-    return [(title, found[key], unit) for key, (title, unit) in _INDICES.items() if key in found]
+    """List the known ejection fractions and mass."""
+    known = ((title, case.indices.get(key), unit) for key, (title, unit) in _INDICES.items())
+    return [(title, value, unit) for title, value, unit in known if value is not None]

@@ -15,11 +15,11 @@ from uumamba.pipelines.prediction.case_record import CaseRecord, read_records
 from uumamba.pipelines.prediction.finished_cases import hash_model
 from uumamba.pipelines.prediction.parts import write_for_all_parts
 from uumamba.pipelines.prediction.previews import find_preview
-from uumamba.pipelines.prediction.volume_tables import find_curve
+from uumamba.pipelines.prediction.volume_tables import find_curve, find_indices
 from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.files import make_folder, write_text
 
-CARD_SECTIONS = ("Intended use", "Limits", "Known failures", "Licence of the weights")
+CARD_SECTIONS = ("Use", "Figures", "Limits", "Known failures", "Licence of the weights")
 _SECTION = re.compile(r"^- \*\*(?P<name>[^*]+)\*\*: (?P<text>.*(?:\n  .*)*)", re.MULTILINE)
 
 
@@ -48,6 +48,7 @@ def _write(out: Path, path: Path) -> None:
     from uumamba.evaluation.prediction_page import PageCase, PageModel, render_prediction_page, select_shown
 
     records, failures = read_records(out), _read_failures(out)
+    indices = {each.case_ids["ED"]: each.indices for each in find_indices(list(records.values()))}
     shown = {record.case_id for record in select_shown(list(records.values()))}
     cases = [
         PageCase(
@@ -57,6 +58,7 @@ def _write(out: Path, path: Path) -> None:
             record.volumes_ml,
             record.phases,
             record.warnings,
+            indices.get(record.case_id, {}),
             record.colours,
             preview=_read_jpeg(find_preview(out, record.case_id)) if record.case_id in shown else None,
             curve=_read_curve(out, record) if record.case_id in shown else None,
