@@ -226,7 +226,9 @@ def test_the_page_has_the_ejection_fractions_of_the_tables(tmp_path: Path) -> No
     write_record(tmp_path, make_record("cine", {"LV": 100.0}, {"LV": 75.0}, phases={"ED": 0, "ES": 1}))
     write_page(tmp_path, tmp_path / "page.html")
     html = (tmp_path / "page.html").read_text(encoding="utf-8")
-    rows = {name: re.findall(r"<td>(.*?)</td>", cells) for name, cells in re.findall(r'"row">(\w+)</th>(.*)</tr>', html)}
+    rows = {
+        name: re.findall(r"<td>(.*?)</td>", cells) for name, cells in re.findall(r'"row">(\w+)</th>(.*)</tr>', html)
+    }
     assert (rows["still_ed"][-2:], rows["cine"][-2]) == (["60.0", "105.0"], "25.0")
     assert "ED, ml" in html
     assert re.findall(r"LV ejection fraction</th><td[^>]*>(.*?)</td>", html) == ["25.0 %", "60.0 %"]
@@ -244,6 +246,11 @@ def test_scans_that_do_not_belong_together_have_no_ejection_fraction() -> None:
         assert (alone.indices["lv_edv_ml"], alone.indices["lv_ef_percent"]) == (150.0, None)
     empty = replace(first, volumes_ml=({"LV": 0.0},))
     assert [each.indices["lv_ef_percent"] for each in find_indices([empty, second])] == [None]
+
+
+def test_a_cine_without_phases_is_described_by_its_extremes() -> None:
+    record = make_record("a", {"LV": 60.0, "RV": 80.0}, {"LV": 150.0, "RV": 70.0})
+    assert list(describe_volumes([record])) == ["a: 2 frames, LV 60.0 to 150.0 ml, RV 70.0 to 80.0 ml"]
 
 
 def test_a_long_list_of_cases_or_structures_is_cut_on_the_terminal(tmp_path: Path) -> None:

@@ -115,7 +115,9 @@ def test_viewers_get_the_names_and_colours_of_the_values(tiny_run: Path, tmp_pat
     assert {(int(value), *map(int, levels), name) for value, name, *levels in slicer} == expected
 
 
-@pytest.mark.parametrize("name", ["labels.txt", "labels.ctbl", "labels.json"])
+@pytest.mark.parametrize(
+    "name", ["labels.txt", "labels.ctbl", "labels.json", "volumes.csv", "volumes.json", "failures.json"]
+)
 def test_a_file_of_another_origin_is_kept(tiny_run: Path, tmp_path: Path, name: str, refused: Refused) -> None:
     own = tmp_path / "out" / name
     own.parent.mkdir()

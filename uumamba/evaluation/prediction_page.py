@@ -82,7 +82,9 @@ def render_prediction_page(
         (True, True)
     """
     names = list(dict.fromkeys(name for case in cases for name in case.volumes_ml[0]))
-    indices = {key: shown for key, shown in _INDICES.items() if any(case.indices.get(key) is not None for case in cases)}
+    indices = {
+        key: shown for key, shown in _INDICES.items() if any(case.indices.get(key) is not None for case in cases)
+    }
     title = f"Segmentation of {cases[0].case_id}" if len(cases) == 1 else f"Segmentation of {len(cases)} cases"
     return (
         make_environment()

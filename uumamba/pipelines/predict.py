@@ -17,7 +17,7 @@ from uumamba.pipelines.prediction.case_record import CaseRecord
 from uumamba.pipelines.prediction.cines import read_frames, read_manifest_cases
 from uumamba.pipelines.prediction.finished_cases import OriginReader, Stage, hash_model
 from uumamba.pipelines.prediction.input_scans import Input, check_inputs_kept, find_inputs, unpack_zips
-from uumamba.pipelines.prediction.label_files import LabelFormat, check_label_names, write_label_names
+from uumamba.pipelines.prediction.label_files import LabelFormat, check_own_files, write_label_names
 from uumamba.pipelines.prediction.output_target import OutputTarget
 from uumamba.pipelines.prediction.page import check_page, write_page
 from uumamba.pipelines.prediction.parts import Part, record_part_failures, write_for_all_parts
@@ -141,7 +141,7 @@ def predict(
         origins = OriginReader(hash_model(checkpoint_paths(model, fold=fold)), options)
         colours = assign_colours(list(predictor.structures or {}), predictor.colours)
         with target.open_folder() as folder:
-            check_label_names(folder)
+            check_own_files(folder)
             outputs = CaseOutputs(folder, target, str(model), origins, colours, preview)
             predict_one = CasePrediction(
                 predictor,

@@ -9,8 +9,10 @@ from uumamba.data.case_files import ImagePath, list_paths
 from uumamba.data.cine import Cine, write_cine_label
 from uumamba.data.formats.png import PNG_SUFFIXES
 from uumamba.data.scan import write_label
+from uumamba.pipelines.datasets import FAILURE_KEYS, FAILURES_NAME
 from uumamba.pipelines.prediction.case_record import read_records
 from uumamba.pipelines.prediction.segmented_case import SegmentedCase
+from uumamba.pipelines.prediction.volume_tables import COLUMNS, JSON_NAME, TABLE_NAME
 from uumamba.runtime.errors import require
 from uumamba.runtime.files import open_regular, write_json, write_text
 
@@ -18,6 +20,12 @@ LabelFormat = Literal["nii.gz", "mha", "nrrd", "seg.nrrd"]
 SNAP_NAME, SLICER_NAME, NAMES_NAME = "labels.txt", "labels.ctbl", "labels.json"
 PROBABILITIES_NAME = "probabilities"
 _ORIGIN = "Made by uumamba predict"
+_MARKS = dict.fromkeys((SNAP_NAME, SLICER_NAME, NAMES_NAME), _ORIGIN) | {
+    TABLE_NAME: ",".join(COLUMNS[:3]),
+    JSON_NAME: '{\n  "cases": [',
+    FAILURES_NAME: f'"{FAILURE_KEYS[0]}"',
+}
+"""Beginning of each common file that prediction made."""
 
 
 def name_label_map(case_id: str, image: ImagePath, label_format: LabelFormat | None = None) -> str:
@@ -63,15 +71,15 @@ def find_frame_probabilities(out: Path, case_id: str, frame: int | None = None) 
     return folder if frame is None else folder / f"frame_{frame:02d}.nii.gz"
 
 
-def check_label_names(out: Path) -> None:
-    """Raise if a file with names of labels is somebody else's.
+def check_own_files(out: Path) -> None:
+    """Raise if a common file of all cases is somebody else's.
 
     Raises:
-        UsageError: ``labels.txt``, ``labels.ctbl`` or ``labels.json`` exists, and was not made by prediction.
+        UsageError: a file has the name of one of the tables or lists, and was not made by prediction.
     """
-    for path in (out / name for name in (SNAP_NAME, SLICER_NAME, NAMES_NAME)):
+    for path, mark in ((out / name, mark) for name, mark in _MARKS.items()):
         require(
-            not path.exists() or _is_own(path),
+            not path.exists() or _is_own(path, mark),
             str(path),
             got="a file of another origin",
             expected="none, or one that predict made",
@@ -79,10 +87,10 @@ def check_label_names(out: Path) -> None:
         )
 
 
-def _is_own(path: Path) -> bool:
+def _is_own(path: Path, mark: str) -> bool:
     try:
         with open_regular(path) as stream:
-            return _ORIGIN.encode() in stream.read(200)
+            return mark.encode() in stream.read(200)
     except OSError:
         return False
 

@@ -95,6 +95,7 @@ def _describe(record: CaseRecord, found: CaseIndices | None) -> Iterator[str]:
     if count > 1:
         yield f"{count} frames"
         yield from (f"{phase} in frame {index + 1}" for phase, index in record.phases.items())
+        yield from () if record.phases else _describe_ranges(record)
     else:
         yield from record.phases
         volumes = list(record.volumes_ml[0].items())
@@ -113,6 +114,12 @@ def _describe(record: CaseRecord, found: CaseIndices | None) -> Iterator[str]:
             yield f"{chamber.upper()} {names[index].format(value)}"
     if record.warnings:
         yield f"{len(record.warnings)} warnings" if len(record.warnings) > 1 else "1 warning"
+
+
+def _describe_ranges(record: CaseRecord) -> Iterator[str]:
+    for name in [*record.volumes_ml[0]][:MOST_STRUCTURES]:
+        volumes_ml = [volumes[name] for volumes in record.volumes_ml]
+        yield f"{name} {min(volumes_ml):.1f} to {max(volumes_ml):.1f} ml"
 
 
 def write_volume_plot(out: Path, record: CaseRecord) -> None:
