@@ -61,7 +61,7 @@ def load_predictor(
         device: device for prediction.
         fold: one fold of a run instead of all.
         mirror: average over the axes that training mirrored; None takes the run's configuration.
-        memory_limit_gb: size of the process in 10^9 bytes to which prediction on the CPU keeps; by default 1.2 where
+        memory_limit_gb: size of the process in 10^9 bytes to which prediction on the CPU keeps; by default 4 where
             it can.
 
     Raises:

@@ -6,17 +6,14 @@ from collections import Counter
 from functools import partial
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
-from uumamba.data.stored_json import read_json
-from uumamba.pipelines.datasets import FAILURE_KEYS, FAILURES_NAME
+from uumamba.pipelines.datasets import FAILURES_NAME
 from uumamba.pipelines.models import CARD_NAME, SHIPPED, WEIGHTS_NAME, shipped_models
 from uumamba.pipelines.prediction.case_record import CaseRecord, read_records
 from uumamba.pipelines.prediction.finished_cases import hash_model
-from uumamba.pipelines.prediction.parts import write_for_all_parts
+from uumamba.pipelines.prediction.parts import read_failures, write_for_all_parts
 from uumamba.pipelines.prediction.previews import find_preview
 from uumamba.pipelines.prediction.volume_tables import find_curve, find_indices
-from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.errors import require
 from uumamba.runtime.files import make_folder, write_text
 
 CARD_SECTIONS = ("Use", "Figures", "Limits", "Known failures", "Licence of the weights")
@@ -47,7 +44,7 @@ def write_page(out: Path, path: Path | str) -> None:
 def _write(out: Path, path: Path) -> None:
     from uumamba.evaluation.prediction_page import PageCase, PageModel, render_prediction_page, select_shown
 
-    records, failures = read_records(out), _read_failures(out)
+    records, failures = read_records(out), read_failures(out / FAILURES_NAME)
     indices = {each.case_ids["ED"]: each.indices for each in find_indices(list(records.values()))}
     shown = {record.case_id for record in select_shown(list(records.values()))}
     cases = [
@@ -87,17 +84,6 @@ def read_sections(card: str) -> dict[str, str]:
         {'Data': 'hearts', 'Limits': 'not for CT.'}
     """
     return {each["name"]: " ".join(each["text"].split()).replace("`", "") for each in _SECTION.finditer(card)}
-
-
-def _read_failures(out: Path) -> list[dict[str, str]]:
-    path = out / FAILURES_NAME
-    if not path.exists():
-        return []
-    try:
-        rows = read_json(path, TypeAdapter(list[dict[str, str]]), expected="failed cases", fix="")
-    except UsageError:  # another part may have removed it
-        return []
-    return [row for row in rows if row.keys() >= {*FAILURE_KEYS}]
 
 
 def _read_curve(out: Path, record: CaseRecord) -> bytes | None:

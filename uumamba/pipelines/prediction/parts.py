@@ -73,7 +73,7 @@ def record_part_failures(out: Path, failures: Sequence[CaseError], part: Part, c
     ids = {case_id: number for number, case_id in enumerate(cases)}
 
     def write() -> None:
-        rows = [row for path in folder.glob(f"[0-9]*_of_{part.count}.json") for row in _read_rows(path)]
+        rows = [row for path in folder.glob(f"[0-9]*_of_{part.count}.json") for row in read_failures(path)]
         kept = [row for row in rows if row["case_id"] in ids and read_record(out, row["case_id"]) is None]
         if kept:
             write_json(out / FAILURES_NAME, sorted(kept, key=lambda row: ids[row["case_id"]]))
@@ -109,9 +109,10 @@ def _list_ended(out: Path) -> dict[str, tuple[int, int]]:
     return found
 
 
-def _read_rows(path: Path) -> list[dict[str, str]]:
+def read_failures(path: Path) -> list[dict[str, str]]:
+    """Read the failures of all cases or of a part; none if the file is missing or damaged."""
     try:
-        rows = read_json(path, TypeAdapter(list[dict[str, str]]), expected="failures of a part", fix="")
-    except UsageError:  # damaged by something else
+        rows = read_json(path, TypeAdapter(list[dict[str, str]]), expected="failed cases", fix="")
+    except UsageError:
         return []
     return [row for row in rows if row.keys() >= {*FAILURE_KEYS}]
