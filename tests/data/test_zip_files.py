@@ -1,6 +1,7 @@
 """A zip file is unpacked into a temporary folder, or refused before anything is written."""
 
 import os
+import resource
 import stat
 import struct
 import tempfile
@@ -14,6 +15,7 @@ import pytest
 from uumamba.data import zip_files
 from uumamba.data.zip_files import is_zip, unpacked
 from uumamba.runtime.errors import UsageError, UumambaError
+from uumamba.runtime.files import OutputError
 
 
 @pytest.fixture(autouse=True)
@@ -185,3 +187,18 @@ def test_a_folder_or_pipe_named_zip_is_none(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "b.zip")
     assert not is_zip(tmp_path / "a.zip")
     assert not is_zip(tmp_path / "b.zip")
+
+
+def test_a_full_temporary_folder_is_named_with_the_variable_that_chooses_it(tmp_path: Path, scratch: Path) -> None:
+    path = write(tmp_path / "a.zip", "big.nii", content=os.urandom(20_000))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with (
+            pytest.raises(OutputError, match=r"big\.nii could not be written: .*TMPDIR"),
+            unpacked(path, option="--input"),
+        ):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert list_all(scratch) == []

@@ -19,6 +19,7 @@ _MAX_ENTRIES = 200_000
 _MAX_RATIO, _RATIO_FREE_BYTES = 200, 2**30  # deflate reaches 1000 for zeros; small masks of zeros are no bomb
 _ENCRYPTED = 0x1 | 0x40
 _CHUNK_BYTES = 2**20
+_ELSEWHERE = "name a folder with more space in the environment variable TMPDIR"
 _LEFT_OUT = "__MACOSX/"
 _DRIVE = re.compile("[A-Za-z]:")
 
@@ -47,11 +48,11 @@ def unpacked(path: Path, *, option: str, max_bytes: int = MAX_UNPACKED_BYTES) ->
     """
     name = path.name[: -len(".zip")]
     require(name.strip("."), option, got=path, expected="a name before .zip")
-    with report_write_errors("the temporary folder of a zip file"):
+    with report_write_errors("the temporary folder of a zip file", elsewhere=_ELSEWHERE):
         root = Path(tempfile.mkdtemp(prefix="uumamba-"))
     try:
         folder = root / name
-        with report_write_errors(folder):
+        with report_write_errors(folder, elsewhere=_ELSEWHERE):
             folder.mkdir()
         _unpack(path, folder, option, max_bytes)
         yield folder
@@ -128,7 +129,7 @@ def _write_entry(archive: ZipFile, entry: ZipInfo, target: Path) -> None:
     Raises:
         BadZipFile: the checksum or the size is another one.
     """
-    with archive.open(entry) as source, report_write_errors(target):
+    with archive.open(entry) as source, report_write_errors(target, elsewhere=_ELSEWHERE):
         target.parent.mkdir(parents=True, exist_ok=True)
         with target.open("xb") as stream:
             while chunk := source.read(_CHUNK_BYTES):

@@ -81,7 +81,9 @@ def whole_file(path: Path | str, *, before_replacing: Callable[[], None] | None 
 
 
 @contextmanager
-def report_write_errors(path: Path | str, *, but: tuple[int, ...] = ()) -> Iterator[None]:
+def report_write_errors(
+    path: Path | str, *, but: tuple[int, ...] = (), elsewhere: str = "use another path"
+) -> Iterator[None]:
     """Turn an OSError into an OutputError with the path and reason.
 
     An example is a full disk.
@@ -89,6 +91,7 @@ def report_write_errors(path: Path | str, *, but: tuple[int, ...] = ()) -> Itera
     Args:
         path: the written file.
         but: numbers of errors that pass unchanged.
+        elsewhere: how the user chooses another place, for the fix.
 
     Raises:
         OutputError: in place of any other OSError.
@@ -99,7 +102,7 @@ def report_write_errors(path: Path | str, *, but: tuple[int, ...] = ()) -> Itera
         if error.errno in but:
             raise
         raise OutputError(
-            f"{path} could not be written: {error.strerror or error}. Fix: {_name_write_fix(error)}."
+            f"{path} could not be written: {error.strerror or error}. Fix: {_name_write_fix(error, elsewhere)}."
         ) from error
 
 
@@ -241,18 +244,20 @@ def _make_parent(path: Path) -> None:
 
 def _describe_folder_error(path: Path, error: OSError) -> UumambaError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return OutputError(f"{path} could not be written: {error.strerror}. Fix: {_name_write_fix(error)}.")
+        return OutputError(
+            f"{path} could not be written: {error.strerror}. Fix: {_name_write_fix(error, 'use another path')}."
+        )
     parts = (part for part in (path, *path.parents) if os.path.lexists(part) and not os.path.isdir(part))
     found = next((f"{part}, not a folder" for part in parts), error.strerror)
     return UsageError(str(path), got=found, expected="a writable folder", fix="choose another output path")
 
 
-def _name_write_fix(error: OSError) -> str:
+def _name_write_fix(error: OSError, elsewhere: str) -> str:
     if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return "free disk space or use another path"
+        return f"free disk space or {elsewhere}"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return "allow this user to write there or use another path"
-    return "use another path"
+        return f"allow this user to write there or {elsewhere}"
+    return elsewhere
 
 
 def _open_checked(path: Path | str, flags: int) -> int:
