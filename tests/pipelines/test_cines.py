@@ -1,6 +1,7 @@
 """Cines: prediction frame by frame, phases, and the tables of volumes."""
 
 import csv
+import json
 import math
 import re
 import shutil
@@ -270,6 +271,19 @@ def test_a_damaged_record_is_left_out_with_a_warning_and_unfinished_files_withou
     with pytest.warns(UserWarning, match=r"b\.json is damaged, so its case is left out"):
         write_volume_tables(tmp_path)
     assert [row["case_id"] for row in read_table(tmp_path)] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"volumes_ml": []}, {"phases": {"ED": 2}}, {"times_ms": [0.0]}, {"volumes_ml": [{"LV": 1.0}, {"RV": 1.0}]}],
+)
+def test_a_record_whose_parts_do_not_belong_together_is_damaged(tmp_path: Path, change: dict[str, Any]) -> None:
+    record = make_record("a", {"LV": 1.0}, {"LV": 2.0})
+    write_record(tmp_path, record)
+    assert read_records(tmp_path) == {"a": record}
+    (tmp_path / "records" / "a.json").write_text(json.dumps(record.to_json() | change))
+    with pytest.warns(UserWarning, match=r"a\.json is damaged"):
+        assert read_records(tmp_path) == {}
 
 
 def test_volumes_of_earlier_calls_stay_in_the_tables(tiny_run: Path, tiny_raw: Path, tmp_path: Path) -> None:

@@ -53,6 +53,9 @@ class CaseRecord:
         origin: everything that the label map depends on; None in records of earlier versions.
         patient_id: the patient, if known.
         times_ms: time of each frame of a cine, if known.
+
+    Raises:
+        ValueError: there is no frame, or a phase, time or structure is not of these frames.
     """
 
     case_id: str
@@ -68,6 +71,16 @@ class CaseRecord:
     origin: Origin | None = None
     patient_id: str | None = None
     times_ms: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        count = len(self.volumes_ml)
+        is_whole = (
+            len({frozenset(volumes) for volumes in self.volumes_ml}) == 1
+            and all(0 <= index < count for index in self.phases.values())
+            and (self.times_ms is None or len(self.times_ms) == count)
+        )
+        if not is_whole:
+            raise ValueError("frames, phases, times and structures of a record do not belong together")
 
     @classmethod
     def of(
