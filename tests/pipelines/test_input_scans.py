@@ -78,6 +78,7 @@ def test_a_zipped_study_is_predicted_as_its_series_and_recorded_by_the_zip(
     records = [json.loads((tmp_path / "out/records" / f"{name}.json").read_text()) for name in ("patient 7", "a")]
     assert records[0]["images"][0].startswith(str(packed))
     assert records[1]["images"] == [str(scans / "a.nii.gz")]
+    assert "the series used is number 2, heart, MR" in records[0]["warnings"][0]
     assert list(scratch.iterdir()) == []
 
 

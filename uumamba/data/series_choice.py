@@ -117,15 +117,17 @@ def _choose(study: Sequence[_Folder], folder: Path, wish: SeriesWish, case_id: s
     kept = _prefer(_select(series, wish.names, folder), wish.modality)
     if len(kept) > 1 and not any(each.slices > 1 for each in kept):
         kept = join_slices(kept, headers) or kept
+    choice = ""
     if len(kept) == 1 < len(series):
         others = [each for each in series if each.files[0] not in kept[0].files]
         named = "; ".join(each.short_name for each in others[:_MOST_NAMED])
         more = f" and {len(others) - _MOST_NAMED} more" if len(others) > _MOST_NAMED else ""
         left_out = f"left out are {named}{more}" if others else "nothing is left out"
-        warn_repaired(case_id, f"the series used is {kept[0]}; {left_out}")
+        choice = f"the series used is {kept[0]}; {left_out}"
+        warn_repaired(case_id, choice)
     damaged = [file for each in study for file in each.damaged]  # they may belong to any series, so they are refused
     files = (*(file for each in kept for file in each.files), *damaged)
-    return DicomSeries(folder, files, is_joined=len(kept) == 1 and kept[0].joined > 1)
+    return DicomSeries(folder, files, is_joined=len(kept) == 1 and kept[0].joined > 1, choice=choice)
 
 
 def _select(series: Sequence[SeriesSummary], names: Sequence[str], folder: Path) -> Sequence[SeriesSummary]:

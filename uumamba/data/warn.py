@@ -1,6 +1,8 @@
 """Warnings about scans that are repaired on reading."""
 
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 
 
@@ -19,6 +21,24 @@ class PixelSpacingWarning(ScanWarning):
 def warn_repaired(case_id: str, repair: str) -> None:
     """Warn of a repair of a case."""
     warnings.warn(f"{case_id}: {repair}.", ScanWarning, stacklevel=3)
+
+
+@contextmanager
+def collect_repairs(case_id: str) -> Iterator[list[str]]:
+    """Collect the repairs of a case of which a block warns; the warnings are shown all the same.
+
+    Warnings that concern every scan of a kind are not collected.
+    """
+    repairs: list[str] = []
+    caught: list[warnings.WarningMessage] = []
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            yield repairs
+    finally:
+        for each in caught:
+            warnings.warn_explicit(each.message, each.category, each.filename, each.lineno)
+            if each.category is ScanWarning:
+                repairs.append(str(each.message).removeprefix(f"{case_id}: "))
 
 
 @cache

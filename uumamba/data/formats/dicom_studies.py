@@ -30,11 +30,13 @@ class DicomSeries:
         path: folder of the study.
         files: the files.
         is_joined: the series are the slices of one stack, a series each.
+        choice: sentence on the series used and those left out; empty if there was no choice.
     """
 
     path: Path
     files: tuple[Path, ...]
     is_joined: bool = False
+    choice: str = ""
 
     @property
     def name(self) -> str:

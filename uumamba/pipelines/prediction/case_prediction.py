@@ -3,17 +3,18 @@
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from uumamba.data.case import Case
 from uumamba.data.case_files import ImagePath, check_file_name
 from uumamba.data.cine import Cine
+from uumamba.data.formats.dicom_studies import DicomSeries
 from uumamba.data.formats.probability_file import write_probabilities
 from uumamba.data.restored_planes import OpenStore
 from uumamba.data.scan import Scan
-from uumamba.data.warn import ScanWarning
+from uumamba.data.warn import ScanWarning, collect_repairs
 from uumamba.inference import Predictor
 from uumamba.pipelines.prediction.case_outputs import CaseOutputs
 from uumamba.pipelines.prediction.case_record import CaseRecord
@@ -57,7 +58,7 @@ class CasePrediction:
         outputs = self.outputs
         outputs.remove_old(case_id, image)
         origin = outputs.origins.read(image, case_id)
-        with fail_case_on_error(case_id):
+        with fail_case_on_error(case_id), collect_repairs(case_id) as repairs:
             cine, known = self.read(image, case_id=case_id), find_known_phases(image, self.listed.get(case_id))
         found = segment_frames(
             self.predictor,
@@ -73,6 +74,8 @@ class CasePrediction:
         segmented = add_phases(segmented, known)
         for note in segmented.warnings:
             warnings.warn(f"{case_id}: {note}", ScanWarning, stacklevel=2)
+        choice = [f"{image.choice}."] if isinstance(image, DicomSeries) and image.choice else []
+        segmented = replace(segmented, warnings=(*choice, *repairs, *segmented.warnings))
         segmented = warn_of_remarks(segmented, found.remarks)
         with fail_case_on_error(case_id):
             target = outputs.write_label_map(segmented, image)
