@@ -181,7 +181,9 @@ def test_a_curve_that_is_no_cycle_names_its_extreme_frames_and_an_outlier_is_sai
     assert note.endswith("it is from 60 ml in frame 6 of 6 to 150 ml in frame 1.")
     missed = add_phases(make_case([*CURVE_ML[:8], 0, CURVE_ML[9]]), KnownPhases())
     assert missed.phases == {"ED": 0, "ES": 4}
-    assert missed.warnings == ("The LV of 0 ml in frame 9 of 10 is an outlier of its curve.",)
+    assert missed.warnings == ("Outliers of the LV volume curve of 10 frames: 0 ml in frame 9.",)
+    noisy, _ = add_phases(make_case([60, 150] * 10), KnownPhases()).warnings
+    assert noisy.endswith(": 60 ml in frame 1, 150 ml in frame 2, 60 ml in frame 3, 150 ml in frame 4 and 16 more.")
 
 
 def test_the_tables_hold_hand_computed_indices_of_cines_and_of_pairs_of_still_scans(tmp_path: Path) -> None:

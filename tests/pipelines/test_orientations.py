@@ -82,17 +82,17 @@ def list_slices_of_phases(folder: Path) -> list[list[str]]:
     "study", ["totalsegmentator/example_ct_dicom", "sunnybrook/dicoms/SCD0000101", "sunnybrook/dicoms/SCD0000301"]
 )
 def test_each_structure_of_dicom_lies_where_it_is_in_simpleitks_nifti(
-    real_data: Path, tmp_path: Path, study: str
+    real_data: Path, tiny_run: Path, tmp_path: Path, study: str
 ) -> None:
     folder = real_data / study
     if not folder.is_dir():
         pytest.skip(f"real data: {folder} is absent")
     if "sunnybrook" in study:
-        frames = list_slices_of_phases(folder)
-    else:
-        frames = [SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder))]
+        model, frames = Path("acdc"), list_slices_of_phases(folder)
+    else:  # the shipped model need not find hearts in a CT
+        model, frames = tiny_run, [[*SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder))]]
     stills = [save_by_itk(files, tmp_path / f"frame{index}.nii.gz") for index, files in enumerate(frames)]
-    written, *by_itk = predict("acdc", [folder, *stills], out=tmp_path / "out", mirror=False, progress=False).written
+    written, *by_itk = predict(model, [folder, *stills], out=tmp_path / "out", mirror=False, progress=False).written
     label: Any = nib.load(written)
     values = np.asarray(label.dataobj)
     for index, path in enumerate(by_itk):

@@ -15,7 +15,7 @@ from uumamba.data.dicom_cine import is_dicom_cine, read_dicom_cine
 from uumamba.data.restored_planes import OpenStore
 from uumamba.data.scan import Scan, read_image
 from uumamba.inference import Predictor
-from uumamba.pipelines.prediction.segmented_case import SegmentedCase
+from uumamba.pipelines.prediction.segmented_case import MOST_SHOWN, SegmentedCase
 from uumamba.runtime.errors import CaseError
 from uumamba.types import LabelMap
 
@@ -171,10 +171,11 @@ def add_phases(case: SegmentedCase, known: KnownPhases) -> SegmentedCase:
 
     volumes_ml = [volumes[CHAMBER] for volumes in case.measure_volumes_ml()]
     found = find_phases(volumes_ml)
-    notes += [
-        f"The {CHAMBER} of {volumes_ml[index]:.0f} ml in frame {index + 1} of {count} is an outlier of its curve."
-        for index in found.outliers
-    ]
+    if found.outliers:
+        shown = [f"{volumes_ml[index]:.0f} ml in frame {index + 1}" for index in found.outliers[:MOST_SHOWN]]
+        more = len(found.outliers) - len(shown)
+        named = ", ".join(shown) + (f" and {more} more" if more else "")
+        notes.append(f"Outliers of the {CHAMBER} volume curve of {count} frames: {named}.")
     if found.doubts:
         largest, smallest = (int(choose(volumes_ml)) for choose in (np.argmax, np.argmin))
         notes.append(
