@@ -122,13 +122,29 @@ def test_a_frame_that_cannot_be_segmented_fails_the_case_by_name(
     assert read_table(tmp_path / "out") == []
 
 
+def test_a_format_that_cannot_hold_a_label_map_fails_its_case_before_it_is_segmented(
+    tiny_run: Path, tmp_path: Path
+) -> None:
+    voxels = np.random.default_rng(0).integers(1, 900, (40, 44, 3, 5)).astype(np.int16)
+    cine = save_nifti(tmp_path / "cine.nii.gz", voxels, (3.0, 3.0, 8.0))
+    still = save_nifti(tmp_path / "still.nii.gz", voxels[..., 0], (3.0, 3.0, 8.0))
+    result = predict(tiny_run, [cine, still], out=tmp_path / "out", label_format="seg.nrrd")
+    assert [path.name for path in result.written] == ["still.seg.nrrd"]
+    [failure] = result.failures
+    assert (failure.case_id, failure.key, failure.got) == ("cine", "--format", "seg.nrrd for 5 frames of 3 slices")
+    [failure] = predict(tiny_run, [still], out=tmp_path / "mask.png").failures
+    assert (failure.case_id, failure.key, failure.got) == ("still", "--out", "png for 1 frames of 3 slices")
+
+
 def test_a_cine_is_an_input_unless_its_frames_are_next_to_it(tmp_path: Path) -> None:
     voxels = np.ones((8, 8, 3, 5), np.uint8)
     for name in ("patient001/patient001_4d", "patient002/patient002_4d"):
         save_nifti(tmp_path / f"{name}.nii.gz", voxels, (1.0, 1.0, 8.0))
-    for number in ("01", "12"):
+    for number in ("01", "12", "12_gt"):
         save_nifti(tmp_path / f"patient001/patient001_frame{number}.nii.gz", voxels[..., 0], (1.0, 1.0, 8.0))
-    assert list(find_inputs([tmp_path])) == ["patient001_frame01", "patient001_frame12", "patient002_4d"]
+    with pytest.warns(UserWarning, match=r"left out are cines next to their frames: patient001_4d\. To segment one"):
+        found = find_inputs([tmp_path])
+    assert list(found) == ["patient001_frame01", "patient001_frame12", "patient002_4d"]
     assert list(find_inputs([tmp_path / "patient001" / "patient001_4d.nii.gz"])) == ["patient001_4d"]
 
 

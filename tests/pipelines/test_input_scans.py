@@ -120,12 +120,6 @@ def test_a_series_wanted_of_no_study_is_refused(tmp_path: Path, refused: Refused
         find_inputs([scan], series=SeriesWish(["5"]))
 
 
-def test_a_cine_is_left_out_only_next_to_its_frames(tmp_path: Path) -> None:
-    for name in ("p1/p1_4d", "p1/p1_frame01", "p1/p1_frame01_gt", "p2/p2_4d"):
-        save_scan(tmp_path / f"{name}.nii.gz")
-    assert set(find_inputs([tmp_path])) == {"p1_frame01", "p2_4d"}
-
-
 def test_several_paths_after_one_option_are_all_predicted(tiny_run: Path, tmp_path: Path) -> None:
     """In a process without HOME, with temporary files elsewhere."""
     names = [str(save_scan(tmp_path / f"{name}.nii.gz")) for name in "ab"]

@@ -6,10 +6,12 @@ from pathlib import Path
 from typing import get_args
 
 from uumamba.data.case_files import ImagePath, list_paths
+from uumamba.data.cine import Cine
 from uumamba.pipelines.prediction.case_record import CaseRecord, Origin, read_record, remove_record, write_record
 from uumamba.pipelines.prediction.finished_cases import OriginReader, Stage, find_stage
 from uumamba.pipelines.prediction.label_files import (
     LabelFormat,
+    check_label_format,
     find_frame_probabilities,
     find_probabilities,
     write_label_map,
@@ -74,6 +76,10 @@ class CaseOutputs:
         for path in (*(self.folder / each for each in sorted(names)), *pictures, *probabilities):
             if path.resolve() not in images:
                 remove_file(path)
+
+    def check_format(self, case_id: str, image: ImagePath, cine: Cine) -> None:
+        """Raise a CaseError if the label map's format cannot hold it."""
+        check_label_format(self.target.name_label_map(case_id, image), cine, case_id)
 
     def write_label_map(self, case: SegmentedCase, image: ImagePath) -> Path:
         """Write a case's label map, and return its path."""

@@ -60,6 +60,7 @@ class CasePrediction:
         origin = outputs.origins.read(image, case_id)
         with fail_case_on_error(case_id), collect_repairs(case_id) as repairs:
             cine, known = self.read(image, case_id=case_id), find_known_phases(image, self.listed.get(case_id))
+        outputs.check_format(case_id, image, cine)
         found = segment_frames(
             self.predictor,
             cine,

@@ -4,6 +4,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from warnings import warn
 
 from uumamba.data.case import Case, Manifest, Split
 from uumamba.data.case_files import (
@@ -27,6 +28,7 @@ Input = Path | str | Sequence[Path | str]
 """Scan, folder, zip file or manifest; or the files of one case, one for each channel."""
 ZipFolders = Mapping[Path, Path]
 """Folder into which each zip file is unpacked."""
+_MOST_NAMED = 5
 
 
 @contextmanager
@@ -125,14 +127,18 @@ def _find_scans(
     if len(channels) > 1:
         _check_named_order(path, channels)
     scans = search(path)
-    no_scans = {f"{name}_gt" for name in scans} | (_find_cut_cines(scans) if len(channels) == 1 else set())
+    cines = _find_cut_cines(scans) if len(channels) == 1 else []
+    if cines:
+        named = ", ".join(cines[:_MOST_NAMED]) + ", ..." * (len(cines) > _MOST_NAMED)
+        warn(f"{path}: left out are cines next to their frames: {named}. To segment one, name its file.", stacklevel=2)
+    no_scans = {f"{name}_gt" for name in scans}.union(cines)
     return {name: scan for name, scan in scans.items() if name not in no_scans}
 
 
-def _find_cut_cines(names: Collection[str]) -> set[str]:
+def _find_cut_cines(names: Collection[str]) -> list[str]:
     """Find ACDC's cines, ``<patient>_4d``, whose frames are there too."""
     cut = {name.rpartition("_frame")[0] for name in names}
-    return {name for name in names if name.endswith("_4d") and name.removesuffix("_4d") in cut}
+    return [name for name in names if name.endswith("_4d") and name.removesuffix("_4d") in cut]
 
 
 def _check_channels(manifest: Manifest, channels: Sequence[str], path: Path) -> None:

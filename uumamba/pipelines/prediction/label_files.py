@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 from warnings import warn
 
-from uumamba.data.case_files import ImagePath, list_paths
+from uumamba.data.case_files import ImagePath, image_suffix, list_paths
 from uumamba.data.cine import Cine, write_cine_label
 from uumamba.data.formats.png import PNG_SUFFIXES
 from uumamba.data.scan import write_label
@@ -13,7 +13,7 @@ from uumamba.pipelines.datasets import FAILURE_KEYS, FAILURES_NAME
 from uumamba.pipelines.prediction.case_record import read_records
 from uumamba.pipelines.prediction.segmented_case import SegmentedCase
 from uumamba.pipelines.prediction.volume_tables import COLUMNS, JSON_NAME, TABLE_NAME
-from uumamba.runtime.errors import require
+from uumamba.runtime.errors import require, require_case
 from uumamba.runtime.files import open_regular, write_json, write_text
 
 LabelFormat = Literal["nii.gz", "mha", "nrrd", "seg.nrrd"]
@@ -39,6 +39,24 @@ def name_label_map(case_id: str, image: ImagePath, label_format: LabelFormat | N
     """
     default = "png" if list_paths(image)[0].name.lower().endswith(PNG_SUFFIXES) else "nii.gz"
     return f"{case_id}.{label_format or default}"
+
+
+def check_label_format(name: str, cine: Cine, case_id: str) -> None:
+    """Raise if a file of this name cannot hold a case's label map.
+
+    Raises:
+        CaseError: a segmentation of 3D Slicer would hold several frames, or a PNG several slices.
+    """
+    suffix, frames, slices = image_suffix(Path(name)).lower(), len(cine.frames), cine.frames[0].shape[2]
+    is_png = suffix in PNG_SUFFIXES
+    require_case(
+        (frames == 1 or suffix != ".seg.nrrd") and (frames == slices == 1 or not is_png),
+        case_id,
+        "--out" if is_png else "--format",
+        got=f"{suffix[1:]} for {frames} frames of {slices} slices",
+        expected="nii.gz, mha or nrrd",
+        fix="choose another format",
+    )
 
 
 def write_label_map(path: Path, case: SegmentedCase, *, colours: Mapping[str, str]) -> None:
