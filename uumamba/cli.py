@@ -256,8 +256,8 @@ def predict(
         typer.Option(
             "--input",
             metavar="PATH...",
-            help="NIfTI, MHA or PNG files, folders of these, DICOM studies, zip files, or manifests. Repeatable. With "
-            "one channel a 4-D file is a cine; several channels are files CASE_0000, CASE_0001, ... or 4-D files.",
+            help="NIfTI, MHA, NRRD or PNG files, folders of these, DICOM studies, zip files, or manifests. Repeatable. "
+            "With one channel a 4-D file is a cine; several channels are files CASE_0000, CASE_0001, ... or 4-D files.",
         ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for all results, or one label map: mask.nii.gz, .mha, .nrrd.")],
@@ -283,7 +283,9 @@ def predict(
     ] = None,
     label_format: Annotated[
         Literal["nii.gz", "mha", "nrrd", "seg.nrrd"] | None,
-        typer.Option("--format", help="Label maps; default: nii.gz (png of a PNG); seg.nrrd is 3D Slicer's."),
+        typer.Option(
+            "--format", help="Label maps; default: nii.gz (png of a PNG); seg.nrrd is 3D Slicer's, not for cines."
+        ),
     ] = None,
     preview: Annotated[bool, typer.Option("--preview/--no-preview", help="Write OUT/previews/CASE.png.")] = True,
     report: Annotated[Path | None, typer.Option(help="HTML page of all cases in OUT.")] = None,

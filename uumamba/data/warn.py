@@ -25,9 +25,9 @@ def warn_repaired(case_id: str, repair: str) -> None:
 
 @contextmanager
 def collect_repairs(case_id: str) -> Iterator[list[str]]:
-    """Collect the repairs of a case of which a block warns; the warnings are shown all the same.
+    """Collect the repairs of a case of which a block warns.
 
-    Warnings that concern every scan of a kind are not collected.
+    The warnings are shown all the same. Warnings that concern every scan of a kind are not collected.
     """
     repairs: list[str] = []
     caught: list[warnings.WarningMessage] = []

@@ -95,7 +95,7 @@ def render_prediction_page(
             failures=failures,
             warned=[case for case in cases if case.warnings] if len(cases) > 1 else [],
             names=names,
-            indices=[f"{title}, {unit}" for title, unit in indices.values()],
+            indices=[f"{title.replace('ejection fraction', 'EF')}, {unit}" for title, unit in indices.values()],
             caption="Volume in ml; of a cine at ED, or in the first frame if ED is unknown.",
             lines=[_make_line(case, names, indices) for case in cases],
             cases=[_describe_case(case) for case in select_shown(cases)],

@@ -42,7 +42,7 @@ def name_label_map(case_id: str, image: ImagePath, label_format: LabelFormat | N
 
 
 def check_label_format(name: str, cine: Cine, case_id: str) -> None:
-    """Raise if a file of this name cannot hold a case's label map.
+    """Raise if a label map's format cannot hold it.
 
     Raises:
         CaseError: a segmentation of 3D Slicer would hold several frames, or a PNG several slices.

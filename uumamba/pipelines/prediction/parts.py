@@ -110,7 +110,10 @@ def _list_ended(out: Path) -> dict[str, tuple[int, int]]:
 
 
 def read_failures(path: Path) -> list[dict[str, str]]:
-    """Read the failures of all cases or of a part; none if the file is missing or damaged."""
+    """Read the failures of all cases or of a part.
+
+    A missing or damaged file has none.
+    """
     try:
         rows = read_json(path, TypeAdapter(list[dict[str, str]]), expected="failed cases", fix="")
     except UsageError:
