@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.sunnybrook import find_cines, write_cine
 from uumamba.cli import main
 from uumamba.metrics import dice_coefficient
 from uumamba.pipelines import load_predictor
 from uumamba.pipelines.models import SHIPPED, WEIGHTS_NAME, checkpoint_paths, list_shipped, shipped_models
+from uumamba.pipelines.predict import predict
 from uumamba.pipelines.prediction.finished_cases import hash_model
 from uumamba.pipelines.prediction.page import CARD_SECTIONS, describe_model
 from uumamba.training import read_checkpoint
@@ -99,3 +101,19 @@ def test_a_shipped_model_predicts_channels_last_with_the_same_labels(name: str) 
 def test_a_page_has_use_figures_limits_and_licence_of_a_shipped_model(name: str) -> None:
     texts = describe_model(name, hash_model([SHIPPED / name / WEIGHTS_NAME]))
     assert {text.split(":")[0] for text in texts} == {*CARD_SECTIONS}
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::uumamba.data.warn.ScanWarning")
+@pytest.mark.parametrize("study", ["SCD0000101", "SCD0000301"])
+def test_left_ventricles_of_dicom_cines_have_the_volumes_of_their_contours(
+    study: str, real_data: Path, tmp_path: Path
+) -> None:
+    folder = real_data / "sunnybrook" / "dicoms" / study
+    if not folder.is_dir():
+        pytest.skip(f"real data: {folder} is absent")
+    [cine] = [each for each in find_cines(real_data / "sunnybrook") if {*each.slices.values()} == {*folder.iterdir()}]
+    expected = {row["phase"]: row["cavity_ml"] for row in write_cine(cine, tmp_path / "cases")}
+    [record] = predict("acdc", [folder], out=tmp_path / "out", mirror=False, preview=False, progress=False).records
+    found_ml = sorted(volumes["LV"] for volumes in record.volumes_ml)
+    assert found_ml == pytest.approx([expected["ES"], expected["ED"]], rel=0.15)

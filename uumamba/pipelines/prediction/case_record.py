@@ -90,8 +90,8 @@ class CaseRecord:
         label: str,
         image: ImagePath,
         model: str,
-        colours: Mapping[str, str] | None = None,
-        origin: Origin | None = None,
+        colours: Mapping[str, str],
+        origin: Origin,
     ) -> Self:
         """Make the record of a segmented case."""
         return cls(
@@ -104,7 +104,7 @@ class CaseRecord:
             phases=dict(case.phases),
             warnings=case.warnings,
             structures=dict(case.structures),
-            colours=dict(colours or {}),
+            colours=dict(colours),
             origin=origin,
             patient_id=case.patient_id,
             times_ms=case.times_ms,

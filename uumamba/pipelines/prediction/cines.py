@@ -76,8 +76,8 @@ def segment_frames(
     cine: Cine,
     *,
     case_id: str,
-    store: Callable[[int, Scan], AbstractContextManager[OpenStore]] | None = None,
-    before_frame: Callable[[int], None] = lambda frame: None,
+    store: Callable[[int, Scan], AbstractContextManager[OpenStore]] | None,
+    before_frame: Callable[[int], None],
 ) -> SegmentedFrames:
     """Segment each frame on its own.
 
