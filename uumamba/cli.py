@@ -106,6 +106,10 @@ DomainOption = Annotated[
 ForceOption = Annotated[bool, typer.Option("--force", help="Resume although the configuration changed.")]
 
 
+def _count(found: Sequence[object], noun: str) -> str:
+    return f"{len(found)} {noun}" if len(found) == 1 else f"{len(found)} {noun}s"
+
+
 def _show_version(is_requested: bool) -> None:
     if is_requested:
         typer.echo(f"uumamba {__version__}")
@@ -332,11 +336,11 @@ def predict(
         skip_existing=skip_existing,
         part=None if part is None else Part.parse(part),
     )
-    _say(f"{len(result.written)} label maps in {out}")
+    _say(f"{_count(result.written, 'label map')} in {out}")
     if skip_existing:
-        _say(f"{len(result.skipped)} cases were finished before")
+        _say(f"{_count(result.skipped, 'case')} finished before")
     for reason, ids in result.renewed.items():
-        _say(f"{len(ids)} cases predicted again, because {reason}: {', '.join(ids[:5])}{', ...' * (len(ids) > 5)}")
+        _say(f"{_count(ids, 'case')} predicted again, because {reason}: {', '.join(ids[:5])}{', ...' * (len(ids) > 5)}")
     for line in describe_volumes(result.records):
         _say(line)
     if report is not None:

@@ -219,7 +219,7 @@ def test_a_folder_goes_on_after_a_kill_between_label_map_and_record(
     }
     assert forked_cli.run(*given, stderr=log) == 0
     assert "0 label maps" in log.read_text(encoding="utf-8")
-    assert "2 cases were finished before" in log.read_text(encoding="utf-8")
+    assert "2 cases finished before" in log.read_text(encoding="utf-8")
 
 
 def test_voxels_in_a_file_of_their_own_belong_to_the_input(tiny_run: Path, tmp_path: Path) -> None:
