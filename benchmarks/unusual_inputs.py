@@ -58,8 +58,8 @@ def main(given: Sequence[str] | None = None) -> int:
     print_rows(rows)
     if options.json is not None:
         about = (
-            "Frames of ACDC's 100 training patients by the ranges of the other folds, with labels for predictions; then "
-            "single inputs by the shipped model acdc. By `python -m benchmarks.unusual_inputs`."
+            "Frames of ACDC's 100 training patients by the ranges of the other folds, with labels for predictions; "
+            "then single inputs by the shipped model acdc. By `python -m benchmarks.unusual_inputs`."
         )
         write_result(options.json, rows, title="Inputs unlike the training data", about=about, configs=[(CONFIG, ())])
     return 0
@@ -102,8 +102,9 @@ def write_inputs(frame: Path, folder: Path) -> None:
         "head-like ellipsoid": (_draw_head(rng), [1.0, 1.0, 1.0]),
         "empty image": (np.zeros_like(image), spacing),
     }
+    directions = np.sign(np.diag(scan.affine)[:3])  # ACDC's affine has no other information
     for name, (array, spacing_mm) in copies.items():
-        nib.save(nib.Nifti1Image(array, np.diag([*spacing_mm, 1.0])), folder / f"{name}.nii.gz")
+        nib.save(nib.Nifti1Image(array, np.diag([*directions * spacing_mm, 1.0])), folder / f"{name}.nii.gz")
 
 
 def predict_inputs(inputs: Sequence[Path], out: Path) -> Iterator[Row]:
@@ -130,9 +131,8 @@ def _flip(figures: CaseFigures, axes: tuple[int, ...]) -> CaseFigures:
 
 def _draw_head(rng: np.random.Generator) -> Array:
     """Draw an ellipsoid with a bright shell and dark ventricles."""
-    radius = sum(
-        (axis / half) ** 2 for axis, half in zip(np.mgrid[-90:90, -110:110, -80:80], (75, 95, 70), strict=True)
-    )
+    axes = np.mgrid[-90:90, -110:110, -80:80] / np.array([75, 95, 70]).reshape(3, 1, 1, 1)
+    radius = np.square(axes).sum(axis=0)
     head = np.where(radius < 1, 600 + 100 * rng.normal(size=radius.shape), 0)
     head[(radius < 1) & (radius > 0.85)] = 1000
     head[radius < 0.1] = 200
