@@ -153,7 +153,9 @@ def run(
     """
     from uumamba.config import read_config
     from uumamba.pipelines.run import run as run_all
+    from uumamba.runtime.allocator import reuse_freed_memory
 
+    reuse_freed_memory()
     with _join_ranks(device) as (ranks, own_device):
         result = run_all(
             read_config(config, overrides or ()),
@@ -222,7 +224,9 @@ def train(
     from uumamba.config import read_config
     from uumamba.pipelines.run_layout import print_run_summary
     from uumamba.pipelines.train import train as train_folds
+    from uumamba.runtime.allocator import reuse_freed_memory
 
+    reuse_freed_memory()
     with _join_ranks(device) as (ranks, own_device):
         folders = train_folds(
             read_config(config, overrides or ()),

@@ -54,20 +54,24 @@ class Mamba(nn.Module):
         self.conv1d = nn.Conv1d(self.d_inner, self.d_inner, d_conv, padding=d_conv - 1, groups=self.d_inner)
         self.x_proj = nn.Linear(self.d_inner, self.dt_rank + 2 * d_state, bias=False)
         self.dt_proj = nn.Linear(self.dt_rank, self.d_inner)
-        # Initial values are computed on the CPU: arithmetic on the meta device imports torch's compiler for a second.
-        rates = torch.arange(1.0, d_state + 1, device="cpu").log().repeat(self.d_inner, 1)
-        self.A_log = nn.Parameter(rates.to(self.in_proj.weight.device))
+        self.A_log = nn.Parameter(torch.empty(self.d_inner, d_state))
         self.D = nn.Parameter(torch.ones(self.d_inner))
         self.out_proj = nn.Linear(self.d_inner, d_model, bias=False)
-        nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
-        steps = torch.exp(torch.empty(self.d_inner, device="cpu").uniform_(log(1e-3), log(0.1)))
-        with torch.no_grad():
-            self.dt_proj.bias.copy_(steps + torch.log(-torch.expm1(-steps)))
+        if not self.A_log.is_meta:  # without values, arithmetic would import torch's compiler for a second
+            self._init_steps()
         self._mark_undecayed()
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]  # torch does not type it
         self._mark_undecayed()  # a deep copy of a parameter has no marks
+
+    @torch.no_grad()
+    def _init_steps(self) -> None:
+        """Set A to -1, ..., -d_state, and draw the steps."""
+        self.A_log.copy_(torch.arange(1.0, self.A_log.shape[1] + 1).log().repeat(self.d_inner, 1))
+        nn.init.uniform_(self.dt_proj.weight, -(self.dt_rank**-0.5), self.dt_rank**-0.5)
+        steps = torch.exp(torch.empty(self.d_inner).uniform_(log(1e-3), log(0.1)))
+        self.dt_proj.bias.copy_(steps + torch.log(-torch.expm1(-steps)))
 
     def _mark_undecayed(self) -> None:
         for param in (self.A_log, self.D):
