@@ -18,7 +18,7 @@ from uumamba.data.warn import ScanWarning, collect_repairs
 from uumamba.inference import Predictor
 from uumamba.pipelines.prediction.case_outputs import CaseOutputs
 from uumamba.pipelines.prediction.case_record import CaseRecord
-from uumamba.pipelines.prediction.cines import add_phases, find_known_phases, segment_frames
+from uumamba.pipelines.prediction.cines import SegmentedFrames, add_phases, find_known_phases, segment_frames
 from uumamba.pipelines.prediction.input_scans import ZipFolders, find_source
 from uumamba.pipelines.prediction.segmented_case import SegmentedCase, warn_of_remarks
 from uumamba.runtime.case_boundary import fail_case_on_error
@@ -61,15 +61,7 @@ class CasePrediction:
         with fail_case_on_error(case_id), collect_repairs(case_id) as repairs:
             cine, known = self.read(image, case_id=case_id), find_known_phases(image, self.listed.get(case_id))
         outputs.check_format(case_id, image, cine)
-        found = segment_frames(
-            self.predictor,
-            cine,
-            case_id=case_id,
-            store=partial(self._store, case_id, len(cine.frames)) if self.save_probabilities else None,
-            before_frame=lambda frame: self.stop.raise_if_requested(
-                f"in frame {frame + 1} of {case_id}; run the same command"
-            ),
-        )
+        found = self._segment(cine, case_id)
         structures = self.predictor.structures or {}
         segmented = SegmentedCase(case_id, cine.frames, found.labels, structures, times_ms=cine.times_ms)
         segmented = add_phases(segmented, known)
@@ -82,6 +74,17 @@ class CasePrediction:
             target = outputs.write_label_map(segmented, image)
         source = find_source(image, self.zips)
         return target, outputs.finish(segmented, source, label=target, origin=origin)
+
+    def _segment(self, cine: Cine, case_id: str) -> SegmentedFrames:
+        return segment_frames(
+            self.predictor,
+            cine,
+            case_id=case_id,
+            store=partial(self._store, case_id, len(cine.frames)) if self.save_probabilities else None,
+            before_frame=lambda frame: self.stop.raise_if_requested(
+                f"in frame {frame + 1} of {case_id}; to continue in a folder, run the command with --skip-existing"
+            ),
+        )
 
     def _store(self, case_id: str, count: int, index: int, scan: Scan) -> AbstractContextManager[OpenStore]:
         """Open the file for the probabilities of a frame."""
