@@ -16,6 +16,8 @@ from pydicom import dcmread
 from uumamba.pipelines import load_predictor
 from uumamba.pipelines.predict import predict
 
+pytestmark = pytest.mark.filterwarnings("ignore::uumamba.pipelines.prediction.segmented_case.UnusualCaseWarning")
+
 STRUCTURES = {"RV": 1, "MYO": 2, "LV": 3}
 
 
@@ -77,7 +79,6 @@ def list_slices_of_phases(folder: Path) -> list[list[str]]:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::uumamba.data.warn.ScanWarning")
-@pytest.mark.filterwarnings("ignore::uumamba.pipelines.prediction.segmented_case.UnusualCaseWarning")
 @pytest.mark.parametrize(
     "study", ["totalsegmentator/example_ct_dicom", "sunnybrook/dicoms/SCD0000101", "sunnybrook/dicoms/SCD0000301"]
 )

@@ -78,7 +78,8 @@ def test_of_an_acdc_patients_folder_only_the_frames_are_scans(tmp_path: Path) ->
     for name in ("4d", "frame01", "frame01_gt", "frame12", "frame12_gt"):
         save_scan(patient / f"patient001_{name}.nii.gz")
     (patient / "._patient001_frame01.nii.gz").touch()
-    assert list(find_inputs([patient])) == ["patient001_frame01", "patient001_frame12"]
+    with pytest.warns(UserWarning, match="left out are cines next to their frames: patient001_4d"):
+        assert list(find_inputs([patient])) == ["patient001_frame01", "patient001_frame12"]
     assert list(find_inputs([patient / "patient001_frame01_gt.nii.gz"])) == ["patient001_frame01_gt"], "by its name"
 
 
