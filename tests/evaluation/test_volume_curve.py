@@ -117,3 +117,13 @@ def test_a_curve_that_is_no_heart_cycle_has_no_phases(volumes: list[float], doub
 def test_volumes_that_are_none_are_refused(volumes: list[float], refused: Refused) -> None:
     with refused("volumes_ml", got=volumes):
         find_phases(volumes)
+
+
+def test_two_frames_are_the_two_phases_in_either_order_if_the_change_is_plausible() -> None:
+    assert find_phases([194.0, 134.0]).phases == {"ED": 0, "ES": 1}
+    assert find_phases([134.0, 194.0]).phases == {"ED": 1, "ES": 0}
+    for volumes in ([150.0, 149.0], [150.0, 1.0], [0.0, 80.0]):
+        found = find_phases(volumes)
+        assert found.phases == {}
+        assert "the volume changes by" in found.doubts[0]
+    assert find_phases([194.0, 160.0, 134.0]).phases == {}

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from uumamba.runtime.errors import require
 
-LEAST_FRAMES = 5
+PAIR, LEAST_FRAMES = 2, 5
 LEAST_EF_PERCENT, LARGEST_EF_PERCENT = 5.0, 95.0
 GAP_OF_RANGE, GAP_OF_STEP = 0.5, 1.5
 """Largest step from the last frame to the first one of a whole cycle, in shares of the range and largest other step."""
@@ -54,8 +54,9 @@ def find_phases(volumes_ml: Sequence[float]) -> FoundPhases:
     A heart cycle has at least 5 frames, outliers in at most 20 % of them, an ejection fraction
     :math:`100 (1 - \min s / \max s)` from 5 to 95 %, and one minimum (s falls below its lower third and rises above its
     upper third once). A triggered cine may end in early diastole: of a part of a cycle, v is higher by 20 % of the
-    range both before and after ES. For any other curve no phase is returned, since an ejection fraction made from it
-    would look like a measurement.
+    range both before and after ES. Two frames are the two
+    phases, as archives keep them, if their ejection fraction is in that range. For any other curve no phase is
+    returned, since an ejection fraction made from it would look like a measurement.
 
     Args:
         volumes_ml: volume of each frame, in the order of time.
@@ -78,6 +79,9 @@ def find_phases(volumes_ml: Sequence[float]) -> FoundPhases:
     )
     if not volumes.any():
         return FoundPhases(doubts=("no frame has a volume",))
+    if len(volumes) == PAIR:
+        doubts = tuple(_doubt_change(volumes))
+        return FoundPhases({} if doubts else {"ED": int(volumes.argmax()), "ES": int(volumes.argmin())}, doubts=doubts)
     if len(volumes) < LEAST_FRAMES:
         return FoundPhases(doubts=(f"it has {len(volumes)} frames, expected {LEAST_FRAMES} or more",))
     outliers = _find_outliers(volumes)
@@ -135,14 +139,20 @@ def _find_doubts(smooth: Curve, outliers: Sequence[int]) -> list[str]:
     doubts, count = [], len(smooth)
     if len(outliers) > MOST_OUTLIERS * count:
         doubts.append(f"{len(outliers)} of {count} frames are outliers, expected at most {MOST_OUTLIERS:.0%}")
-    ef_percent = 100 * (1 - smooth.min() / smooth.max())
-    if not LEAST_EF_PERCENT <= ef_percent <= LARGEST_EF_PERCENT:
-        expected = f"{LEAST_EF_PERCENT:.0f} to {LARGEST_EF_PERCENT:.0f} %"
-        return [*doubts, f"the volume changes by {ef_percent:.0f} %, expected {expected}"]
+    if change := _doubt_change(smooth):
+        return [*doubts, *change]
     minima = _count_minima(smooth)
     if minima != 1:
         doubts.append(f"it has {minima} minima, expected one heart cycle")
     return doubts
+
+
+def _doubt_change(curve: Curve) -> list[str]:
+    ef_percent = 100 * (1 - curve.min() / curve.max())
+    if LEAST_EF_PERCENT <= ef_percent <= LARGEST_EF_PERCENT:
+        return []
+    expected = f"{LEAST_EF_PERCENT:.0f} to {LARGEST_EF_PERCENT:.0f} %"
+    return [f"the volume changes by {ef_percent:.0f} %, expected {expected}"]
 
 
 def _count_minima(smooth: Curve) -> int:
