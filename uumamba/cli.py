@@ -276,7 +276,7 @@ def predict(
     ] = False,
     memory_limit: Annotated[
         float | None,
-        typer.Option(metavar="GB", help="Memory of the process on the CPU; default: 1.2 where the scan allows it."),
+        typer.Option(metavar="GB", help="Memory of the process on the CPU; default: 4 where the scan allows it."),
     ] = None,
     assume_spacing: Annotated[
         str | None, typer.Option(metavar="Z,Y,X", help="Spacing in mm of scans whose header has no valid one.")

@@ -13,7 +13,7 @@ import SimpleITK
 
 from tests.pipelines.limited_memory import predict_alone, save_model
 from tests.pipelines.run_files import Refused, save_nifti
-from uumamba.inference.memory_plan import MemoryPlan
+from uumamba.inference.memory_plan import GB
 from uumamba.pipelines.models import load_predictor
 from uumamba.pipelines.predict import predict
 from uumamba.runtime.memory_shortage import measure_resident_bytes
@@ -51,12 +51,17 @@ def test_stored_probabilities_are_those_in_memory_to_1e_5(
     assert {path.name for path in (tmp_path / "out" / "probabilities").iterdir()} == {"a.nii.gz"}
 
 
-def test_strips_give_the_label_and_probabilities_of_the_whole_image(scan: Path, tmp_path: Path) -> None:
-    model = save_model(tmp_path / "model.safetensors", patch_size=(4, 16, 16), spacing_mm=(2.0, 1.5, 3.0), classes=4)
-    predictor, image = load_predictor(model), np.asarray(nib.load(scan).dataobj)
+def test_strips_give_the_label_and_probabilities_of_the_whole_image(tmp_path: Path) -> None:
+    model = save_model(tmp_path / "model.safetensors", patch_size=(16, 32, 32), spacing_mm=(3.0, 1.5, 2.0), classes=24)
+    image = np.random.default_rng(0).integers(-900, 900, (160, 160, 24)).astype(np.int16)
+    predictor = load_predictor(model)
+    sizes: list[int] = []
+    predictor.nets[0].register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
     whole = predictor(image, spacing_mm=SPACING_MM, probabilities=True)
-    predictor._plan_memory = lambda *_: MemoryPlan(strips=3, windows=2, bytes_needed=0)  # type: ignore[method-assign]
+    windows = sum(sizes)
+    predictor.memory_limit_gb = measure_resident_bytes() / GB + 0.15  # 0.2 for the whole image
     found = predictor(image, spacing_mm=SPACING_MM, probabilities=True)
+    assert sum(sizes) > 2.2 * windows, "the border windows of strips are repeated"
     np.testing.assert_allclose(found.probabilities, whole.probabilities, atol=1e-5)
     assert (found.label == whole.label).mean() > 0.999
 
