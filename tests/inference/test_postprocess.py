@@ -59,6 +59,7 @@ def keep_largest_at_once(mask: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def test_components_that_cross_slabs_are_kept_whole(shape: tuple[int, ...], share: float) -> None:
     mask = np.random.default_rng(0).random(shape, dtype=np.float32) < share
     mask[:, 500:] = False
+    mask[0, 0, 0] = mask[-1, -1, -1] = True  # the box around all components is the whole array
     mask[::2, 600, 10:900] = mask[:, 600, 10] = True  # a comb: teeth that meet only across the planes
     mask[:, 600, 899] = False
     assert np.array_equal(keep_largest(mask), keep_largest_at_once(mask))
@@ -72,6 +73,7 @@ def test_components_that_cross_slabs_are_kept_whole(shape: tuple[int, ...], shar
 
 def test_of_two_largest_components_the_first_is_kept_in_every_slab() -> None:
     mask = np.zeros((9, 1000, 1100), dtype=np.bool_)
+    mask[0, 0, 0] = mask[-1, -1, -1] = True
     mask[1, 900, :20] = mask[6, 5, :20] = mask[7:, 500, :10] = True
     assert np.argwhere(keep_largest(mask))[0].tolist() == [1, 900, 0]
     mask[1, 900, 0] = False

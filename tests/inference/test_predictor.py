@@ -75,12 +75,14 @@ def test_an_array_in_strips_for_a_small_limit_has_the_label_and_probabilities_of
     net = nn.Conv3d(1, 24, kernel_size=1)
     options: dict[str, Any] = {"patch_size": (16, 32, 32), "overlap": 0.25}
     options["structures"] = {f"structure{value}": value for value in range(1, 24)}
-    whole = Predictor(net, **options)(image, probabilities=True)
     sizes: list[int] = []
     net.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    whole = Predictor(net, **options)(image, probabilities=True)
+    windows = sum(sizes)
+    sizes.clear()
     limit_gb = measure_resident_bytes() / GB + 0.2
     found = Predictor(net, memory_limit_gb=limit_gb, **options)(image, probabilities=True)
-    assert max(sizes) == 2, "strips have at most two windows at a time"
+    assert (max(sizes), sum(sizes) > windows) == (2, True), "strips repeat windows, and have at most two at a time"
     assert (found.label == whole.label).mean() > 0.9999
     np.testing.assert_allclose(found.probabilities, whole.probabilities, atol=1e-5)
 
@@ -203,6 +205,13 @@ def test_a_window_too_large_for_memory_is_an_error_with_a_fix() -> None:
     predictor = Predictor(SmallMemory(0), patch_size=(16, 16), sw_batch_size=2)
     with pytest.warns(MemoryWarning), pytest.raises(OutOfMemoryError, match=r"one window of \(16, 16\).*smaller patch"):
         predictor(np.zeros((1, 16, 16), dtype=np.float32))
+
+
+def test_without_a_limit_windows_do_not_depend_on_what_else_the_process_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("uumamba.inference.predictor.measure_resident_bytes", lambda: 10**12)
+    net = SmallMemory(100)
+    Predictor(net, patch_size=(16, 16), sw_batch_size=8)(np.zeros((1, 5, 24, 20)))
+    assert max(net.sizes) == 8
 
 
 @pytest.mark.gpu

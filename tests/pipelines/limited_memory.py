@@ -65,7 +65,7 @@ def save_model(
 
 
 def predict_alone(model: Path, scan: Path, out: Path, **options: Any) -> dict[str, float]:
-    """Predict in a new process; return its largest size in MiB and its CPU time in seconds."""
+    """Predict in a new process; return its largest size, CPU time and number of structures."""
     command = [sys.executable, __file__, str(model), str(scan), str(out), json.dumps(options)]
     done = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
@@ -81,7 +81,8 @@ def main(model: str, scan: str, out: str, options: str) -> None:
     result = predict(model, [scan], out=out, progress=False, **json.loads(options))
     assert not result.failures, result.failures
     used = resource.getrusage(resource.RUSAGE_SELF)
-    print(json.dumps({"peak_mib": used.ru_maxrss / 1024, "cpu_s": time.process_time()}))
+    structures = sum(volume_ml > 0 for volume_ml in result.records[0].volumes_ml[0].values())
+    print(json.dumps({"peak_mib": used.ru_maxrss / 1024, "cpu_s": time.process_time(), "structures": structures}))
 
 
 if __name__ == "__main__":

@@ -98,7 +98,9 @@ def _remove_islands(label: NDArray[Any], value: int | None = None) -> None:
     count, sizes, links, shared = 0, [np.zeros(1, dtype=np.int64)], [], None
     for parts, more in _number_components(label, thickness, value):
         if shared is not None:
-            links.append(np.unique([shared[shared > 0], parts[0][parts[0] > 0] + count], axis=1))
+            pairs = np.array([shared[shared > 0], parts[0][parts[0] > 0] + count])
+            is_new = np.append(True, (pairs[:, 1:] != pairs[:, :-1]).any(axis=0))  # few of many neighbouring voxels
+            links.append(pairs[:, is_new[: pairs.shape[1]]])
         sizes.append(np.bincount(parts[:thickness].ravel(), minlength=more + 1)[1:])
         shared = np.where(parts[-1] > 0, parts[-1] + count, 0)
         count += more
