@@ -101,7 +101,8 @@ def test_a_model_in_the_package_has_a_name(
     (tmp_path / "toy").mkdir()  # a folder without a model does not hide it
     assert models.checkpoint_paths("toy") == [folder / "model.safetensors"]
     shutil.copytree(tiny_run, tmp_path / "toy", dirs_exist_ok=True)
-    assert models.checkpoint_paths("toy") == [Path("toy") / LAST]
+    with pytest.warns(UserWarning, match="toy is your path of this name"):
+        assert models.checkpoint_paths("toy") == [Path("toy") / LAST]
     assert models.find_card("toy") is None
     with pytest.raises(UsageError, match="one of the shipped models: toy"):
         load_predictor("other")

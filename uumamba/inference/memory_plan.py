@@ -85,7 +85,7 @@ def plan_memory(
     maps = _COPIES_OF_OUTPUTS * classes + _COPIES_OF_FEATURES * features
     window_bytes = _FLOAT_BYTES * maps * math.prod(roi)
     voxels = math.prod(label_shape)
-    plane_bytes = _FLOAT_BYTES * classes * voxels / min(label_shape)  # of the largest planes
+    plane_bytes = _FLOAT_BYTES * classes * voxels / max(1, min(label_shape))  # of the largest planes
     fixed = resident_bytes + voxels + _COPIES_OF_PLANES * plane_bytes + _RESERVE
     most_strips = max(1, rows // roi[1]) if len(roi) > 1 else 1
 

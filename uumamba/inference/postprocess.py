@@ -85,10 +85,10 @@ def _find_hull(label: LabelMap) -> tuple[slice, ...]:
 
 
 def _remove_islands(label: NDArray[Any], value: int | None = None) -> None:
-    """Set a mask's voxels outside its largest component to 0, in place.
+    """Set a mask's voxels outside its largest component to 0.
 
-    Numbers of components take four bytes a voxel, so the array is numbered in slabs of a few million voxels. Neighbours
-    share a plane, which tells the numbers of a component in both.
+    The array is changed. Numbers of components take four bytes a voxel, so the array is numbered in slabs of a few
+    million voxels. Neighbours share a plane, which tells the numbers of a component in both.
 
     Args:
         label: the array.
@@ -117,14 +117,20 @@ def _remove_islands(label: NDArray[Any], value: int | None = None) -> None:
 def _number_components(
     label: NDArray[Any], thickness: int, value: int | None
 ) -> Iterator[tuple[NDArray[np.int32], int]]:
-    """Number the components of each slab and of the first plane of the next, and count them."""
+    """Number and count the components of each slab.
+
+    A slab ends with the first plane of the next one.
+    """
     for first in range(0, len(label), thickness):
         part = label[first : first + thickness + 1]
         yield label_components(part if value is None else part == value, np.ones((3,) * label.ndim))
 
 
 def _join(count: int, links: NDArray[np.int32]) -> NDArray[np.int32]:
-    """Number the groups of linked numbers below ``count``, in the order of their first ones."""
+    """Number the groups of linked numbers below ``count``.
+
+    Groups are in the order of their first numbers.
+    """
     from scipy.sparse import coo_array  # here, because small scans do not need it
     from scipy.sparse.csgraph import connected_components
 

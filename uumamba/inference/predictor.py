@@ -234,7 +234,10 @@ class Predictor:
         strips: int,
         probabilities: bool,
     ) -> tuple[LabelMap, NDArray[np.float32] | None]:
-        """Find the label map on the grid of the prepared array, in place of ``restore_planes``."""
+        """Find the label map on the grid of the prepared array.
+
+        It is the default of ``restore_planes``.
+        """
         label, found = np.empty(tuple(size), dtype=np.uint8), None
         spans = pairwise(size[1] * index // strips for index in range(strips + 1)) if strips > 1 else [None]
         for rows in spans:
