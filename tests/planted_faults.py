@@ -217,10 +217,22 @@ FAULTS = (
         new=".add_(1)",
         test_file="tests/inference/test_sliding_window.py",
     ),
+    Fault(  # off by one in the ring of planes
+        "uumamba.inference.slab_blending",
+        old="turn = self._depth - start[0] % self._depth",
+        new="turn = self._depth - (start[0] + 1) % self._depth",
+        test_file="tests/inference/test_slab_blending.py",
+    ),
+    Fault(  # windows that begin before a strip of rows are missing
+        "uumamba.inference.slab_blending",
+        old="first < high and first + window > low for",
+        new="low <= first < high for",
+        test_file="tests/inference/test_slab_blending.py",
+    ),
     Fault(  # smallest component instead of the largest
         "uumamba.inference.postprocess",
-        old="parts == 1 + int(sizes.argmax())",
-        new="parts == 1 + int(sizes.argmin())",
+        old="weights=np.concatenate(sizes)).argmax()",
+        new="weights=np.concatenate(sizes)).argmin()",
         test_file="tests/inference/test_postprocess.py",
     ),
     Fault(  # the neighbours after the last slice are empty

@@ -24,7 +24,7 @@ def make_affine(order: tuple[int, ...], signs: tuple[int, ...]) -> np.ndarray:
 
 
 @pytest.mark.parametrize("painted", [None, (2, 1, 3)])
-@pytest.mark.parametrize("target_mm", [(None, None, None), (1.0, 1.3, 0.7), (2.5, None, 1.6), (None, 0.6, 2.0)])
+@pytest.mark.parametrize("target_mm", [(None, None, None), (1.0, 1.3, 0.7), (2.5, None, None), (None, 0.4, 2.0)])
 @pytest.mark.parametrize("strips", [1, 3])
 def test_planes_are_restored_as_whole_volumes_in_all_axis_orders(painted: Any, target_mm: Any, strips: int) -> None:
     generator = np.random.default_rng(0)
@@ -34,7 +34,7 @@ def test_planes_are_restored_as_whole_volumes_in_all_axis_orders(painted: Any, t
         _, _, geometry = preprocess(
             scan, spacing_mm=SPACING_MM, affine=make_affine(order, signs), recipe=PreprocessRecipe(spacing_mm=target_mm)
         )
-        maps = generator.random((3, *geometry.prepared_shape), dtype=np.float32)
+        maps = generator.integers(0, 4, (3, *geometry.prepared_shape)).astype(np.float32) / 4  # with ties
         reused = np.empty_like(maps[:, 0])
 
         def predict(rows: tuple[int, int] | None, maps: Any = maps, reused: Any = reused) -> Iterator[np.ndarray]:
@@ -45,6 +45,7 @@ def test_planes_are_restored_as_whole_volumes_in_all_axis_orders(painted: Any, t
         label, found = restore_planes(predict, geometry, strips=strips, painted=painted, probabilities=True)
         assert np.array_equal(label, restore(maps, geometry, painted=painted))
         assert np.array_equal(found, restore_probabilities(maps, geometry, has_background=painted is None))
+        assert painted or np.array_equal(label, found.argmax(axis=0)), "of equal classes the first"
 
 
 def test_planes_of_several_channels_equal_the_image_in_memory() -> None:

@@ -105,7 +105,19 @@ def test_a_triggered_cine_that_misses_late_diastole_has_both_phases(end: float) 
         ([*make_cycle(12, esv_ml=0.0)[:4], 0.0, 0.0, 0.0, *make_cycle(12, esv_ml=0.0)[6:]], "changes by 100 %"),
         (np.where(np.arange(10) % 3 == 2, 0.0, make_cycle(10, edv_ml=300.0, esv_ml=255.0)).tolist(), "outliers"),
     ],
-    ids=["constant", "flat", "noise", "systole", "diastole", "two beats", "three", "four", "empty", "vanishing", "jumps"],
+    ids=[
+        "constant",
+        "flat",
+        "noise",
+        "systole",
+        "diastole",
+        "two beats",
+        "three",
+        "four",
+        "empty",
+        "vanishing",
+        "jumps",
+    ],
 )
 def test_a_curve_that_is_no_heart_cycle_has_no_phases(volumes: list[float], doubt: str) -> None:
     found = find_phases(volumes)

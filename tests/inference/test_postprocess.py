@@ -49,6 +49,37 @@ def test_the_kept_component_is_the_largest(mask: np.ndarray[Any, Any]) -> None:
     assert label_components(kept, np.ones((3,) * mask.ndim))[1] == min(count, 1)
 
 
+def keep_largest_at_once(mask: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Number the components of the whole array; of equal ones the first is kept."""
+    parts, _ = label_components(mask, np.ones((3,) * mask.ndim))
+    return parts == 1 + int(np.bincount(parts.ravel())[1:].argmax())
+
+
+@pytest.mark.parametrize(("shape", "share"), [((9, 1000, 1100), 0.06), ((4, 2100, 2000), 0.05)])
+def test_components_that_cross_slabs_are_kept_whole(shape: tuple[int, ...], share: float) -> None:
+    mask = np.random.default_rng(0).random(shape, dtype=np.float32) < share
+    mask[:, 500:] = False
+    mask[0, 0, 0] = mask[-1, -1, -1] = True  # the box around all components is the whole array
+    mask[::2, 600, 10:900] = mask[:, 600, 10] = True  # a comb: teeth that meet only across the planes
+    mask[:, 600, 899] = False
+    assert np.array_equal(keep_largest(mask), keep_largest_at_once(mask))
+    label = np.where(mask, 2, 0).astype(np.uint8)
+    label[mask & (np.arange(shape[2]) % 7 == 0)] = 1
+    union = np.where(keep_largest_at_once(mask), label, 0)
+    assert np.array_equal(LargestComponents(union=True)(label), union)
+    ones = union * ~((union == 1) & ~keep_largest_at_once(union == 1))
+    assert np.array_equal(LargestComponents(union=True, values=(1,))(label), ones)
+
+
+def test_of_two_largest_components_the_first_is_kept_in_every_slab() -> None:
+    mask = np.zeros((9, 1000, 1100), dtype=np.bool_)
+    mask[0, 0, 0] = mask[-1, -1, -1] = True
+    mask[1, 900, :20] = mask[6, 5, :20] = mask[7:, 500, :10] = True
+    assert np.argwhere(keep_largest(mask))[0].tolist() == [1, 900, 0]
+    mask[1, 900, 0] = False
+    assert np.argwhere(keep_largest(mask))[0].tolist() == [6, 5, 0]
+
+
 def test_islands_far_from_the_heart_are_removed_by_the_choice() -> None:
     label = make_heart()
     prediction = label.copy()

@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from uumamba.inference import MemoryWarning, Predictor
+from uumamba.inference.memory_plan import GB
 from uumamba.nets import ResEncUNet
 from uumamba.runtime.errors import CaseError
-from uumamba.runtime.memory_shortage import OutOfMemoryError
+from uumamba.runtime.memory_shortage import OutOfMemoryError, measure_resident_bytes
 
 Array = NDArray[Any]
 
@@ -39,26 +40,51 @@ def move_last_axis_first(image: Array, *, spacing_mm: Any, affine: Any, case_id:
     return np.moveaxis(image, -1, 0)[None], "moved"
 
 
-def restore_label(probabilities: Array, geometry: str) -> Array:
-    assert geometry == "moved"
-    return np.moveaxis(probabilities.argmax(axis=0), 0, -1).astype(np.uint8)
+def move_first_axis_last(
+    predict: Any, geometry: str, *, strips: int, probabilities: bool
+) -> tuple[Array, Array | None]:
+    assert (geometry, strips) == ("moved", 1)
+    found = np.stack([plane.copy() for plane in predict(None)], axis=-1)
+    return found.argmax(axis=0).astype(np.uint8), found if probabilities else None
 
 
-WAYS: dict[str, Any] = {"preprocess": move_last_axis_first, "restore": restore_label}
+WAYS: dict[str, Any] = {"preprocess": move_last_axis_first, "restore_planes": move_first_axis_last}
 
 
 @pytest.mark.parametrize("patch_size", [(8, 8), (4, 8, 8)])
-def test_label_and_probabilities_are_on_the_grid_of_the_image(patch_size: tuple[int, ...], refused: Any) -> None:
+def test_label_and_probabilities_are_on_the_grid_of_the_image(patch_size: tuple[int, ...]) -> None:
     image = np.random.default_rng(0).normal(size=(13, 9, 5)).astype(np.float32)
     predictor = Predictor([Thresholds(0.3)], patch_size=patch_size, structures={"LV": 1}, **WAYS)
     found = predictor(image, spacing_mm=SPACING_MM)
     assert (found.label.dtype, found.probabilities) == (np.uint8, None)
     np.testing.assert_array_equal(found.label, image > 0.3)
-    with refused("restore_probabilities", got=None):
-        predictor(image, spacing_mm=SPACING_MM, probabilities=True)
-    predictor.restore_probabilities = lambda probabilities, _: np.moveaxis(probabilities, 1, -1)
     with_probabilities = predictor(image, spacing_mm=SPACING_MM, probabilities=True)
     np.testing.assert_array_equal(with_probabilities.probabilities.argmax(axis=0), found.label)
+
+
+def test_without_restoring_the_label_is_on_the_grid_of_the_prepared_array(refused: Any) -> None:
+    image = np.random.default_rng(0).normal(size=(13, 9, 5)).astype(np.float32)
+    predictor = Predictor(Thresholds(0.3), patch_size=(8, 8), preprocess=move_last_axis_first)
+    np.testing.assert_array_equal(predictor(image, spacing_mm=SPACING_MM).label, np.moveaxis(image, -1, 0) > 0.3)
+    with refused("restore_planes", got=None):
+        predictor(image, spacing_mm=SPACING_MM, probabilities=lambda *_: None)
+
+
+def test_an_array_in_strips_for_a_small_limit_has_the_label_and_probabilities_of_the_whole() -> None:
+    image = np.random.default_rng(0).normal(size=(1, 20, 256, 256)).astype(np.float32)
+    net = nn.Conv3d(1, 24, kernel_size=1)
+    options: dict[str, Any] = {"patch_size": (16, 32, 32), "overlap": 0.25}
+    options["structures"] = {f"structure{value}": value for value in range(1, 24)}
+    sizes: list[int] = []
+    net.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    whole = Predictor(net, **options)(image, probabilities=True)
+    windows = sum(sizes)
+    sizes.clear()
+    limit_gb = measure_resident_bytes() / GB + 0.2
+    found = Predictor(net, memory_limit_gb=limit_gb, **options)(image, probabilities=True)
+    assert (max(sizes), sum(sizes) > windows) == (2, True), "strips repeat windows, and have at most two at a time"
+    assert (found.label == whole.label).mean() > 0.9999
+    np.testing.assert_allclose(found.probabilities, whole.probabilities, atol=1e-5)
 
 
 def test_an_array_needs_neither_preprocess_nor_restore() -> None:
@@ -179,6 +205,13 @@ def test_a_window_too_large_for_memory_is_an_error_with_a_fix() -> None:
     predictor = Predictor(SmallMemory(0), patch_size=(16, 16), sw_batch_size=2)
     with pytest.warns(MemoryWarning), pytest.raises(OutOfMemoryError, match=r"one window of \(16, 16\).*smaller patch"):
         predictor(np.zeros((1, 16, 16), dtype=np.float32))
+
+
+def test_without_a_limit_windows_do_not_depend_on_what_else_the_process_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("uumamba.inference.predictor.measure_resident_bytes", lambda: 10**12)
+    net = SmallMemory(100)
+    Predictor(net, patch_size=(16, 16), sw_batch_size=8)(np.zeros((1, 5, 24, 20)))
+    assert max(net.sizes) == 8
 
 
 @pytest.mark.gpu

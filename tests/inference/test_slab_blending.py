@@ -106,10 +106,12 @@ def test_neighbours_of_the_edge_are_the_edge_itself(count: int) -> None:
 
 
 def test_a_smaller_limit_gives_fewer_windows_then_more_strips() -> None:
-    options: dict[str, Any] = {"resident_bytes": 0.5e9, "label_bytes": 0.1e9, "size": (100, 400, 400)}
+    options: dict[str, Any] = {"resident_bytes": 0.5e9, "label_shape": (400, 400, 100), "size": (100, 400, 400)}
     options |= {"roi_size": (32, 64, 64), "classes": 9, "features": 4, "windows": 4}
     plans = [plan_memory(gb * 1e9, **options) for gb in (3.0, 1.05, 0.9, 0.8, 0.1)]
     assert [(plan.strips, plan.windows) for plan in plans[:2]] == [(1, 4), (1, 4)]
     assert [plan.strips for plan in plans] == sorted(plan.strips for plan in plans)
     assert (plans[-1].strips, plans[-1].windows) == (6, 1)
+    larger = plan_memory(3e9, **options | {"label_shape": (400, 400, 200)})
+    assert larger.bytes_needed - plans[0].bytes_needed == 400 * 400 * 100
     assert all(plan.bytes_needed <= gb * 1e9 for plan, gb in zip(plans[:4], (3.0, 1.05, 0.9, 0.8), strict=True))

@@ -16,6 +16,7 @@ import torch
 
 from uumamba.config import read_config
 from uumamba.data.label_scheme import LabelScheme
+from uumamba.runtime.allocator import reuse_freed_memory
 from uumamba.training import Checkpoint, save_checkpoint
 
 
@@ -25,9 +26,10 @@ def save_model(
     patch_size: Sequence[int],
     spacing_mm: Sequence[float | None],
     classes: int,
+    sharpness: float = 1.0,
     overrides: Sequence[str] = (),
 ) -> Path:
-    """Save an untrained model whose labels depend on the image."""
+    """Save an untrained model whose labels depend on the image; its logits are multiplied by ``sharpness``."""
     flat = len(patch_size) == 2
     strides = [[1] * len(patch_size), [2] * len(patch_size)]
     config = read_config(
@@ -48,6 +50,9 @@ def save_model(
     )
     torch.manual_seed(0)
     net = config.build_net(classes=classes, channels=1)
+    with torch.no_grad():
+        for weight in [*net.parameters()][-2:]:
+            weight.mul_(sharpness)
     stored = {
         "run": config.as_json(),
         "dataset": "noise",
@@ -60,7 +65,7 @@ def save_model(
 
 
 def predict_alone(model: Path, scan: Path, out: Path, **options: Any) -> dict[str, float]:
-    """Predict in a new process; return its largest size in MiB and its seconds."""
+    """Predict in a new process; return its largest size, CPU time and number of structures."""
     command = [sys.executable, __file__, str(model), str(scan), str(out), json.dumps(options)]
     done = subprocess.run(command, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr
@@ -69,14 +74,15 @@ def predict_alone(model: Path, scan: Path, out: Path, **options: Any) -> dict[st
 
 
 def main(model: str, scan: str, out: str, options: str) -> None:
-    """Predict, and print the process's largest size and the seconds."""
+    """Predict as the command line does, and print the process's largest size and its CPU time."""
+    reuse_freed_memory()
     from uumamba.pipelines.predict import predict
 
-    start = time.monotonic()
     result = predict(model, [scan], out=out, progress=False, **json.loads(options))
     assert not result.failures, result.failures
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(json.dumps({"peak_mib": peak, "seconds": time.monotonic() - start}))
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    structures = sum(volume_ml > 0 for volume_ml in result.records[0].volumes_ml[0].values())
+    print(json.dumps({"peak_mib": used.ru_maxrss / 1024, "cpu_s": time.process_time(), "structures": structures}))
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ def _find_ranked(image: NDArray[Any], ranks: Sequence[int]) -> list[np.float32]:
             table += np.bincount(keys[halves == first] & (2**_HALF_BITS - 1), minlength=len(counts))
     found = []
     for rank, first in zip(ranks, map(int, firsts), strict=True):
-        inside = rank - (int(ends[first - 1]) if first else 0)
+        inside = rank - int(ends[first - 1])  # no finite value has the first key
         second = int(np.searchsorted(seconds[first].cumsum(), inside, side="right"))
         found.append(_from_sortable(np.array([(first << _HALF_BITS) + second], dtype=np.uint32)))
     return found

@@ -215,11 +215,11 @@ def _resample_rows(plane: Image, old: Sequence[int], new: Sequence[int], strip: 
     """
     if tuple(old[1:]) == tuple(new[1:]):
         return plane if old[0] == new[0] else plane.copy()
-    whole = plane
-    if strip.old != (0, old[1]):
-        whole = np.zeros((len(plane), *old[1:]), dtype=np.float32)
-        whole[:, slice(*strip.old)] = plane
-    return _in_plane(whole, new[1:], kernel="bilinear")[:, slice(*strip.new)]
+    if strip.old == (0, old[1]):
+        return _in_plane(plane, new[1:], kernel="bilinear")[:, slice(*strip.new)]
+    whole = np.zeros((len(plane), *old[1:]), dtype=np.float32)
+    whole[:, slice(*strip.old)] = plane
+    return _in_plane(whole, new[1:], kernel="bilinear")[:, slice(*strip.new)].copy()
 
 
 def fill(target: NDArray[np.generic], slabs: Iterable[NDArray[np.generic]]) -> None:

@@ -46,8 +46,8 @@ def restore_planes(
         UsageError: there are over 256 classes.
     """
     old, new = geometry.prepared_shape, geometry.cropped_shape
-    oriented = np.zeros(geometry.oriented_shape, dtype=np.uint8)
-    label, put = oriented[geometry.crop], None
+    native = np.zeros(geometry.native_shape, dtype=np.uint8)
+    label, put = geometry.orient(native)[geometry.crop], None
     kept = ProbabilityArray(has_background=painted is None) if probabilities is True else None
     store = kept.open if kept is not None else probabilities
     for strip in find_strips(old, new, strips):
@@ -58,8 +58,7 @@ def restore_planes(
                 put = put or store(geometry, count)
                 maps = _store_each(maps, put, _find_place(geometry, z, strip.new))
             label[z, slice(*strip.new)] = find_largest(maps) if painted is None else paint_regions(maps, painted)
-    restored = np.ascontiguousarray(geometry.unorient(oriented))
-    return restored, None if kept is None else kept.finish()
+    return native, None if kept is None else kept.finish()
 
 
 class ProbabilityArray:
@@ -73,25 +72,23 @@ class ProbabilityArray:
 
     def __init__(self, *, has_background: bool = True) -> None:
         self._has_background = has_background
-        self._oriented: Image | None = None
-        self._geometry: Geometry | None = None
+        self._native: Image | None = None
 
     def open(self, geometry: Geometry, count: int) -> StoreMap:
-        """Allocate the arrays of a prediction."""
-        self._geometry = geometry
-        self._oriented = np.zeros((count, *geometry.oriented_shape), dtype=np.float32)
-        self._oriented[0] = 1.0 if self._has_background else 0.0
-        return self._put
+        """Allocate the array of a prediction."""
+        native = np.zeros((count, *geometry.native_shape), dtype=np.float32)
+        native[0] = 1.0 if self._has_background else 0.0
+        oriented, self._native = geometry.orient(native), native
+
+        def put(k: int, place: Place, values: Image) -> None:
+            oriented[(k, *place)] = values
+
+        return put
 
     def finish(self) -> Image:
         """Return the probabilities ``(K, *native)``."""
-        assert self._geometry is not None
-        assert self._oriented is not None
-        return np.ascontiguousarray(self._geometry.unorient(self._oriented))
-
-    def _put(self, k: int, place: Place, values: Image) -> None:
-        assert self._oriented is not None
-        self._oriented[(k, *place)] = values
+        assert self._native is not None
+        return self._native
 
 
 def _find_place(geometry: Geometry, z: int, rows: tuple[int, int]) -> Place:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from uumamba.data.case import Case
 from uumamba.data.channels import ONE_CHANNEL, check_channel_files, stack_channels
-from uumamba.data.chunks import convert, find_distinct_values
+from uumamba.data.chunks import chunks, convert, find_distinct_values
 from uumamba.data.formats.dicom_studies import DicomSeries
 from uumamba.data.formats.itk_labels import describe_segments, encode_metaimage, encode_nrrd
 from uumamba.data.formats.nifti import encode_label, new_header
@@ -285,13 +285,13 @@ def convert_image(voxels: NDArray[Any], case_id: str) -> NDArray[np.float32]:
         if voxels.dtype.itemsize > 4 and np.abs(voxels).max() > largest:
             warn_repaired(case_id, f"its values up to {np.abs(voxels).max():.0e} are clipped to float32")
             voxels = np.clip(voxels, -largest, largest)
-    return voxels.astype(np.float32)
+    return voxels.astype(np.float32, copy=False)
 
 
 def _without_nonfinite(voxels: NDArray[Any], case_id: str) -> NDArray[Any]:
-    finite = np.isfinite(voxels)
-    if finite.all():
+    if all(np.isfinite(part).all() for part in chunks(voxels)):
         return voxels
+    finite = np.isfinite(voxels)
     share = 1 - finite.mean()
     require_case(
         share <= _MOST_BAD_VOXELS and not _touches_body(voxels, finite),

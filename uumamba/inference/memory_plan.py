@@ -13,13 +13,17 @@ DEFAULT_LIMIT_GB = 4.0
 It is fixed, not a share of the free memory, so that predictions are alike on every machine, and jobs can run side by
 side. Only a 3-D network of many classes on large planes needs more time than with a larger limit.
 """
+PROCESS_BYTES = 600e6
+"""Usual size of a process without the image, for a plan that does not depend on what else the process holds."""
 _FLOAT_BYTES = 4
 _COPIES_OF_OUTPUTS = 4
 """Logits, probabilities, their sum over networks and mirrors, and the weighted ones."""
 _COPIES_OF_FEATURES = 6
 """Feature maps of a U-Net's first level that are in memory at the same time."""
+_COPIES_OF_PLANES = 4
+"""Resampled planes of all classes that are in memory at the same time."""
 _RESERVE = 100e6
-"""Bytes for planes that are read and restored, and for everything smaller."""
+"""Bytes for planes that are read, and for everything smaller."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +45,7 @@ def plan_memory(
     limit_bytes: float,
     *,
     resident_bytes: float,
-    label_bytes: float,
+    label_shape: Sequence[int],
     size: Sequence[int],
     roi_size: Sequence[int],
     classes: int,
@@ -55,7 +59,7 @@ def plan_memory(
     Args:
         limit_bytes: size of the process that is allowed.
         resident_bytes: size of the process with the image in memory.
-        label_bytes: size of the label map.
+        label_shape: shape of the label map.
         size: spatial size of the prepared image.
         roi_size: size of the window, in all axes or in all but the first.
         classes: number of the network's outputs.
@@ -66,7 +70,8 @@ def plan_memory(
         The plan; the finest one if none keeps to the limit.
 
     Example:
-        >>> options = dict(resident_bytes=8e8, label_bytes=1e8, size=(600, 512, 512), classes=24, features=8, windows=4)
+        >>> size = (600, 512, 512)
+        >>> options = dict(resident_bytes=7e8, label_shape=size, size=size, classes=24, features=8, windows=4)
         >>> plan = plan_memory(1.2e9, roi_size=(64, 64), **options)
         >>> plan.strips, plan.windows
         (1, 4)
@@ -79,7 +84,9 @@ def plan_memory(
     row_bytes = _FLOAT_BYTES * (classes + 1) * depth * math.prod(rest)
     maps = _COPIES_OF_OUTPUTS * classes + _COPIES_OF_FEATURES * features
     window_bytes = _FLOAT_BYTES * maps * math.prod(roi)
-    fixed = resident_bytes + label_bytes + _RESERVE
+    voxels = math.prod(label_shape)
+    plane_bytes = _FLOAT_BYTES * classes * voxels / max(1, min(label_shape))  # of the largest planes
+    fixed = resident_bytes + voxels + _COPIES_OF_PLANES * plane_bytes + _RESERVE
     most_strips = max(1, rows // roi[1]) if len(roi) > 1 else 1
 
     def needs(strips: int, count: int) -> float:

@@ -1,8 +1,9 @@
 """Postprocessing of label maps: removal of islands."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,8 @@ from uumamba.metrics import dice_coefficient
 from uumamba.runtime.errors import require
 from uumamba.runtime.painting import select_values
 from uumamba.types import LabelMap, Mask
+
+_SLAB_VOXELS = 2**22
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,14 @@ class LargestComponents:
         Args:
             label: ``(*grid)`` uint8.
         """
-        kept = np.where(keep_largest(label > 0), label, 0) if self.union else label.copy()
+        kept = label.copy()
+        if self.union:
+            _remove_islands(kept[_find_hull(kept)])
+        boxes = dict(enumerate(find_objects(kept) if self.values else [], start=1))
         for value in self.values:
-            mask = kept == value
-            kept[mask & ~keep_largest(mask)] = 0
-        return kept.astype(label.dtype, copy=False)
+            if boxes.get(value) is not None:
+                _remove_islands(kept[boxes[value]], value)
+        return kept
 
 
 def keep_largest(mask: Mask) -> NDArray[np.bool_]:
@@ -67,14 +73,70 @@ def keep_largest(mask: Mask) -> NDArray[np.bool_]:
         >>> keep_largest(np.array([True, False, True, True]))
         array([False, False,  True,  True])
     """
-    boxes = find_objects(mask.astype(np.uint8))
-    if not boxes:
-        return mask.copy()
-    kept = np.zeros_like(mask)
-    parts, count = label_components(mask[boxes[0]], np.ones((3,) * mask.ndim))
-    sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
-    kept[boxes[0]] = parts == 1 + int(sizes.argmax())
+    kept = mask.copy()
+    _remove_islands(kept[_find_hull(kept.view(np.uint8))])
     return kept
+
+
+def _find_hull(label: LabelMap) -> tuple[slice, ...]:
+    """Return the box around all structures; without structures, of the whole array."""
+    sides = zip(*filter(None, find_objects(label)), strict=True)
+    return tuple(slice(min(each.start for each in side), max(each.stop for each in side)) for side in sides)
+
+
+def _remove_islands(label: NDArray[Any], value: int | None = None) -> None:
+    """Set a mask's voxels outside its largest component to 0.
+
+    The array is changed. Numbers of components take four bytes a voxel, so the array is numbered in slabs of a few
+    million voxels. Neighbours share a plane, which tells the numbers of a component in both.
+
+    Args:
+        label: the array.
+        value: value of the mask; None for all but 0.
+    """
+    thickness = max(1, _SLAB_VOXELS // label[0].size)
+    count, sizes, links, shared = 0, [np.zeros(1, dtype=np.int64)], [], None
+    for parts, more in _number_components(label, thickness, value):
+        if shared is not None:
+            pairs = np.array([shared[shared > 0], parts[0][parts[0] > 0] + count])
+            is_new = np.append(True, (pairs[:, 1:] != pairs[:, :-1]).any(axis=0))  # few of many neighbouring voxels
+            links.append(pairs[:, is_new[: pairs.shape[1]]])
+        sizes.append(np.bincount(parts[:thickness].ravel(), minlength=more + 1)[1:])
+        shared = np.where(parts[-1] > 0, parts[-1] + count, 0)
+        count += more
+    roots = _join(count + 1, np.concatenate(links, axis=1)) if links else np.arange(count + 1)
+    is_kept = roots == np.bincount(roots, weights=np.concatenate(sizes)).argmax()
+    is_kept[0] = True  # other voxels
+    first, passed = 0, 0
+    for parts, more in [] if is_kept.all() else _number_components(label, thickness, value):
+        is_kept_here = np.append(True, is_kept[passed + 1 : passed + 1 + more])
+        label[first : first + thickness][~is_kept_here[parts[:thickness]]] = 0
+        first, passed = first + thickness, passed + more
+
+
+def _number_components(
+    label: NDArray[Any], thickness: int, value: int | None
+) -> Iterator[tuple[NDArray[np.int32], int]]:
+    """Number and count the components of each slab.
+
+    A slab ends with the first plane of the next one.
+    """
+    for first in range(0, len(label), thickness):
+        part = label[first : first + thickness + 1]
+        yield label_components(part if value is None else part == value, np.ones((3,) * label.ndim))
+
+
+def _join(count: int, links: NDArray[np.int32]) -> NDArray[np.int32]:
+    """Number the groups of linked numbers below ``count``.
+
+    Groups are in the order of their first numbers.
+    """
+    from scipy.sparse import coo_array  # here, because small scans do not need it
+    from scipy.sparse.csgraph import connected_components
+
+    graph = coo_array((np.ones(links.shape[1], dtype=np.bool_), links), shape=(count, count))
+    groups: NDArray[np.int32] = connected_components(graph, directed=False)[1]
+    return groups
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Prediction of label maps with trained networks."""
 
-import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import pairwise
 from typing import Any, TypeVar
 from warnings import warn
 
@@ -12,7 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from uumamba.inference.memory_plan import DEFAULT_LIMIT_GB, GB, MemoryPlan, count_features, plan_memory
+from uumamba.inference.memory_plan import (
+    DEFAULT_LIMIT_GB,
+    GB,
+    PROCESS_BYTES,
+    MemoryPlan,
+    count_features,
+    plan_memory,
+)
 from uumamba.inference.mirror_averaging import mirrored_mean
 from uumamba.inference.plane_image import PlaneImage, list_neighbours
 from uumamba.inference.slab_blending import blend_slabs
@@ -77,12 +84,9 @@ class Predictor:
         modality: DICOM modality of the images, such as ``"MR"``; empty if unknown.
         preprocess: ``preprocess(image, spacing_mm=..., affine=..., case_id=...) -> (array (C, *S), geometry)``; the
             array may be a :class:`PlaneImage`. By default the image is the array.
-        restore: ``restore(probabilities (K, *S), geometry) -> label`` uint8 on the image's grid; by default the argmax.
-        restore_probabilities: ``(probabilities, geometry) -> (K, *grid)``; necessary for probabilities with
-            ``preprocess``.
-        restore_planes: in place of both, ``(predict, geometry, strips=..., probabilities=...) -> (label,
-            probabilities or None)``, which calls ``predict(rows)`` for the planes of each strip of rows; the label is
-            found while probabilities are predicted, and memory is limited.
+        restore_planes: ``(predict, geometry, strips=..., probabilities=...) -> (label, probabilities or None)`` on the
+            image's grid; it calls ``predict(rows)`` for the planes of each strip of rows, and finds the label while
+            probabilities are predicted. By default both are on the grid of the prepared array.
         postprocess: from the restored label map to the final one, such as
             :class:`uumamba.inference.postprocess.LargestComponents`; probabilities are not changed.
         inspect: ``inspect(array, label, geometry) -> remarks`` about the prepared image and the final label map; by
@@ -100,9 +104,9 @@ class Predictor:
         precision: precision of autocast; blending is always in float32.
         channels_last: store 2-D feature maps channels last. On a CPU a 2-D UMambaBot took 0.68 to 0.92 of its
             time, the least with 16, 32, ... features in bfloat16.
-        memory_limit_gb: size of the process in 10^9 bytes to which ``restore_planes`` keeps on the CPU: by fewer
-            windows at a time, then by strips of rows whose border windows are repeated. By default it keeps to 4 GB
-            where it can.
+        memory_limit_gb: size of the process in 10^9 bytes to which prediction on the CPU keeps: by fewer windows at a
+            time, then by strips of rows whose border windows are repeated. By default it keeps to 4 GB where it can,
+            without whatever else the process holds.
 
     Raises:
         UsageError: there is no network, a mirrored axis is not an axis of the patch, or the limit is not positive.
@@ -122,8 +126,6 @@ class Predictor:
         channels: Sequence[str] = (),
         modality: str = "",
         preprocess: Callable[..., tuple[Array | PlaneImage, Any]] | None = None,
-        restore: Callable[[NDArray[np.float32], Any], LabelMap] | None = None,
-        restore_probabilities: Callable[[NDArray[np.float32], Any], NDArray[np.float32]] | None = None,
         restore_planes: Callable[..., tuple[LabelMap, NDArray[np.float32] | None]] | None = None,
         postprocess: Callable[[LabelMap], LabelMap] | None = None,
         inspect: Callable[[Array | PlaneImage, LabelMap, Any], Sequence[str]] | None = None,
@@ -159,8 +161,6 @@ class Predictor:
         self.channels = tuple(channels)
         self.modality = modality
         self.preprocess = preprocess
-        self.restore = restore
-        self.restore_probabilities = restore_probabilities
         self.restore_planes = restore_planes
         self.postprocess = postprocess
         self.inspect = inspect
@@ -200,50 +200,54 @@ class Predictor:
             CaseError: the probabilities of this image are not finite, or it does not keep to the limit of memory.
             OutOfMemoryError: a single window does not fit into memory.
             UsageError: the image has other channels, the probabilities of a blank image are not finite either, the
-                networks have too few classes for the structures, or ``restore_probabilities`` is missing.
+                networks have too few classes for the structures, or ``restore_planes`` is missing.
         """
         require(
-            not probabilities or self.preprocess is None or self.restore_probabilities or self.restore_planes,
-            "restore_probabilities",
+            self.restore_planes is not None or not callable(probabilities),
+            "restore_planes",
             got=None,
-            expected="a function to restore probabilities to the grid of the image",
+            expected="a function that stores probabilities in parts",
         )
         self._check_channels(image)
         array: Array | PlaneImage = image
         geometry = None
         if self.preprocess is not None:
             array, geometry = self.preprocess(image, spacing_mm=spacing_mm, affine=affine, case_id=case_id)
-        if self.restore_planes is not None:
-            label, found = self._restore_planes(array, geometry, probabilities=probabilities, case_id=case_id)
-        else:
-            label, found = self._restore_whole(array, geometry, probabilities=probabilities, case_id=case_id)
+        restore = self.restore_planes or partial(self._keep_grid, array.shape[1:])
+
+        def work() -> tuple[LabelMap, NDArray[np.float32] | None]:
+            plan = self._plan_memory(image, array, case_id)
+            predict = partial(self._predict_planes, array, windows=plan.windows, case_id=case_id)
+            return restore(predict, geometry, strips=plan.strips, probabilities=probabilities)
+
+        label, found = self._with_less_memory(work, array.shape)
         label = label if self.postprocess is None else self.postprocess(label)
         remarks = () if self.inspect is None else tuple(self.inspect(array, label, geometry))
         return Prediction(label, found, remarks)
 
-    def _restore_planes(
-        self, array: Array | PlaneImage, geometry: Any, *, probabilities: bool | OpenStore, case_id: str
+    def _keep_grid(
+        self,
+        size: Sequence[int],
+        predict: Callable[[tuple[int, int] | None], Iterator[NDArray[np.float32]]],
+        geometry: Any,
+        *,
+        strips: int,
+        probabilities: bool,
     ) -> tuple[LabelMap, NDArray[np.float32] | None]:
-        restore = self.restore_planes
-        assert restore is not None
+        """Find the label map on the grid of the prepared array.
 
-        def work() -> tuple[LabelMap, NDArray[np.float32] | None]:
-            plan = self._plan_memory(array, case_id)
-            predict = partial(self._predict_planes, array, windows=plan.windows, case_id=case_id)
-            return restore(predict, geometry, strips=plan.strips, probabilities=probabilities)
-
-        return self._with_less_memory(work, array.shape)
-
-    def _restore_whole(
-        self, array: Array | PlaneImage, geometry: Any, *, probabilities: bool | OpenStore, case_id: str
-    ) -> tuple[LabelMap, NDArray[np.float32] | None]:
-        require(not callable(probabilities), "restore_planes", got=None, expected="a function to restore by planes")
-        found = self.prepared_probabilities(array, case_id=case_id)
-        label = self.find_label(found) if self.restore is None else self.restore(found, geometry)
-        if not probabilities:
-            return label, None
-        restore = self.restore_probabilities
-        return label, found if restore is None else restore(found, geometry)
+        It is the default of ``restore_planes``.
+        """
+        label, found = np.empty(tuple(size), dtype=np.uint8), None
+        spans = pairwise(size[1] * index // strips for index in range(strips + 1)) if strips > 1 else [None]
+        for rows in spans:
+            inside = ... if rows is None else slice(*rows)
+            for z, plane in enumerate(predict(rows)):
+                label[z, inside] = self.find_label(plane)
+                if probabilities:
+                    found = np.empty((len(plane), *size), dtype=np.float32) if found is None else found
+                    found[:, z, inside] = plane
+        return label, found
 
     def find_label(self, probabilities: NDArray[np.float32]) -> LabelMap:
         """Find the label map ``(*S)`` of prepared probabilities ``(K, *S)``."""
@@ -334,7 +338,7 @@ class Predictor:
             fix="remove NaN and extreme values from the image, or predict in float32",
         )
 
-    def _plan_memory(self, array: Array | PlaneImage, case_id: str) -> MemoryPlan:
+    def _plan_memory(self, image: Array, array: Array | PlaneImage, case_id: str) -> MemoryPlan:
         """Divide the prediction of an image for the limit of memory.
 
         Raises:
@@ -342,11 +346,11 @@ class Predictor:
         """
         if self._blend_device != torch.device("cpu"):
             return MemoryPlan(strips=1, windows=self.sw_batch_size, bytes_needed=0)
-        limit_gb = DEFAULT_LIMIT_GB if self.memory_limit_gb is None else self.memory_limit_gb
+        native, limit_gb = np.asarray(image), self.memory_limit_gb
         plan = plan_memory(
-            limit_gb * GB,
-            resident_bytes=measure_resident_bytes(),
-            label_bytes=math.prod(array.shape[1:]),
+            GB * (DEFAULT_LIMIT_GB if limit_gb is None else limit_gb),
+            resident_bytes=PROCESS_BYTES + native.nbytes if limit_gb is None else measure_resident_bytes(),
+            label_shape=native.shape[-len(array.shape[1:]) :],
             size=array.shape[1:],
             roi_size=self.patch_size,
             classes=len(self.painted or self.structures or ()) + (self.painted is None),
@@ -354,10 +358,10 @@ class Predictor:
             windows=self.sw_batch_size,
         )
         require_case(
-            self.memory_limit_gb is None or plan.bytes_needed <= limit_gb * GB,
+            limit_gb is None or plan.bytes_needed <= limit_gb * GB,
             case_id,
             "memory_limit_gb",
-            got=self.memory_limit_gb,
+            got=limit_gb,
             expected=f"at least {plan.bytes_needed / GB:.1f} GB for this image",
             fix="raise the limit, or crop the scan",
         )

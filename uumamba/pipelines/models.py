@@ -61,8 +61,8 @@ def load_predictor(
         device: device for prediction.
         fold: one fold of a run instead of all.
         mirror: average over the axes that training mirrored; None takes the run's configuration.
-        memory_limit_gb: size of the process in 10^9 bytes to which prediction on the CPU keeps; by default 4 where
-            it can.
+        memory_limit_gb: size of the process in 10^9 bytes to which prediction on the CPU keeps; by default 4 where it
+            can.
 
     Raises:
         UsageError: the model has no checkpoint or none of that fold, the folds belong to different runs, or a

@@ -6,13 +6,12 @@ of at most 8e-6; NIfTI has no float16. A comment in the header's extension, whic
 """
 
 import json
-import os
 import tempfile
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,7 +51,7 @@ def write_probabilities(
     """
     make_folder(path.parent)
     with report_write_errors(path), tempfile.TemporaryFile(dir=path.parent) as scratch:
-        parts = _StoredParts(scratch.fileno(), has_background=has_background)
+        parts = _StoredParts(scratch, has_background=has_background)
         yield parts.open
         with whole_file(path) as unfinished, unfinished.open("wb") as file:
             stream = zlib.compressobj(_COMPRESSION_LEVEL, wbits=GZIP_BITS)
@@ -68,8 +67,8 @@ def write_probabilities(
 class _StoredParts:
     """Parts of the probabilities in a file, ``(K, *crop)`` uint16."""
 
-    def __init__(self, descriptor: int, *, has_background: bool) -> None:
-        self._descriptor, self._has_background = descriptor, has_background
+    def __init__(self, file: IO[bytes], *, has_background: bool) -> None:
+        self._file, self._has_background = file, has_background
         self._geometry: Geometry | None = None
         self.count = 0
 
@@ -80,7 +79,8 @@ class _StoredParts:
         def store(k: int, place: Place, values: Image) -> None:
             z, rows, _ = place
             steps = np.rint(values * np.float32(STEPS)).clip(0, STEPS).astype(np.uint16)
-            os.pwrite(self._descriptor, steps.tobytes(), self._find_byte(k, z - start[0], rows.start - start[1], shape))
+            self._file.seek(self._find_byte(k, z - start[0], rows.start - start[1], shape))
+            self._file.write(steps.data)
 
         return store
 
@@ -93,8 +93,8 @@ class _StoredParts:
         for k in range(self.count):
             oriented.fill(STEPS if k == 0 and self._has_background else 0)
             for z, target in enumerate(oriented[geometry.crop]):
-                place = self._find_byte(k, z, 0, geometry.cropped_shape)
-                stored = os.pread(self._descriptor, target.size * oriented.itemsize, place)
+                self._file.seek(self._find_byte(k, z, 0, geometry.cropped_shape))
+                stored = self._file.read(target.size * oriented.itemsize)
                 target[:] = np.frombuffer(stored, dtype=np.uint16).reshape(plane)
             yield geometry.unorient(oriented)
 
