@@ -104,19 +104,11 @@ def list_steps() -> list[Step]:
             {
                 "rotation and scaling in half": ("augment.rotation_probability=0.5", "augment.scale_probability=0.5"),
                 "no mirror": ("augment.mirror_axes=[]", "inference.mirror=false"),
-                "gamma and contrast in half": ("augment.gamma_probability=0.5", "augment.contrast_probability=0.4"),
             },
         ),
-        Step("moving average", {f"{each}": (f"training.ema_decay={each}",) for each in (0.995, "null")}),
-        Step(
-            "sampling",
-            {
-                "foreground 0.75": ("training.foreground_fraction=0.75",),
-                "RV twice": ("training.sampling.class_weights={RV: 2.0, MYO: 1.0, LV: 1.0}",),
-            },
-        ),
-        Step("neighbouring slices", {f"{count}": (f"training.neighbour_slices={count}",) for count in (1, 2)}),
-        Step("weight decay", {"0.1": ("optim.base.weight_decay=0.1",)}),
+        Step("moving average", {"none": ("training.ema_decay=null",)}),
+        Step("sampling", {"RV twice": ("training.sampling.class_weights={RV: 2.0, MYO: 1.0, LV: 1.0}",)}),
+        Step("neighbouring slices", {"1": ("training.neighbour_slices=1",)}),
         Step("averaging over flips", {"off": ("inference.mirror=false",)}),
         Step(
             "heart-centred second stage",
