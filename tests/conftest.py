@@ -58,15 +58,22 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
-def acdc_raw(real_data: Path) -> Path:
-    """Return the 100 public training patients of ACDC.
+def find_real(real_data: Path) -> Callable[[str], Path]:
+    """Return a function that finds a folder of real scans, or skips the test."""
 
-    They have ACDC's own layout. The test is skipped without them.
-    """
-    folder = real_data / "acdc"
-    if not folder.is_dir():
-        pytest.skip(f"real data: {folder} is absent")
-    return folder
+    def find(name: str) -> Path:
+        folder = real_data / name
+        if not folder.is_dir():
+            pytest.skip(f"real data: {folder} is absent")
+        return folder
+
+    return find
+
+
+@pytest.fixture(scope="session")
+def acdc_raw(find_real: Callable[[str], Path]) -> Path:
+    """Return the 100 public training patients of ACDC, in ACDC's own layout."""
+    return find_real("acdc")
 
 
 @contextmanager

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from uumamba import cli
-from uumamba.cli import main, parse_seeds, parse_spacing
+from uumamba.cli import main
 from uumamba.runtime.devices import resolve_devices
 from uumamba.runtime.errors import EndedWithAnother, UsageError
+from uumamba.runtime.option_values import parse_seeds, parse_spacing
 
 VERBS = ("run", "prepare", "train", "predict", "evaluate", "report", "demo", "doctor")
 Command = Callable[..., tuple[int, str]]

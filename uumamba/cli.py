@@ -3,7 +3,6 @@
 Heavy imports are inside the commands, so that ``--help`` is quick.
 """
 
-import math
 import sys
 import time
 import warnings
@@ -22,12 +21,11 @@ from uumamba.runtime.errors import (
     EXIT_SOME_CASES_FAILED,
     CaseError,
     EndedWithAnother,
-    UsageError,
     UumambaError,
     quote,
     require,
 )
-from uumamba.runtime.option_values import repeat_option
+from uumamba.runtime.option_values import parse_seeds, parse_spacing, repeat_option
 from uumamba.runtime.terminal import lossy_output
 
 if TYPE_CHECKING:
@@ -485,40 +483,6 @@ def _show_scores(result: Any) -> None:
         print_summary(result.scores)
     if result.report is not None:
         typer.echo(f"report: {result.report}")
-
-
-def parse_seeds(given: str | None) -> list[int] | None:
-    """Parse ``--seeds``.
-
-    Example:
-        >>> parse_seeds("0,1, 2")
-        [0, 1, 2]
-    """
-    try:
-        return None if given is None else [int(seed) for seed in given.split(",")]
-    except ValueError:
-        raise UsageError("--seeds", got=given, expected="integers separated by commas, such as 0,1,2") from None
-
-
-def parse_spacing(given: str | None) -> tuple[float, ...] | None:
-    """Parse ``--assume-spacing``; the result is in the order of stored axes.
-
-    Example:
-        >>> parse_spacing("8, 1.5, 1.25")
-        (1.25, 1.5, 8.0)
-    """
-    if given is None:
-        return None
-    words = given.split(",")
-    try:
-        spacing = [float(word) for word in words]
-    except ValueError:
-        spacing = []
-    expected = "three positive numbers of mm, of slices, rows and columns, such as 8,1.5,1.5"
-    require(
-        len(spacing) == 3 and all(0 < mm < math.inf for mm in spacing), "--assume-spacing", got=given, expected=expected
-    )
-    return tuple(reversed(spacing))
 
 
 @contextmanager

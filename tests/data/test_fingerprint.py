@@ -51,12 +51,12 @@ def test_cases_like_the_training_data_give_no_remark(fingerprint: Fingerprint) -
         ({"volumes_ml": {"RV": 100.0, "LV": 585.0}}, "LV 585 ml, not 4"),
         ({"volumes_ml": {"RV": 0.0, "LV": 100.0}}, "RV 0 ml, not 4"),
         ({"volumes_ml": {"RV": 0.0, "LV": 0.0}, "thumbnail": None}, "no structure found"),
-        ({"thumbnail": draw_case(0).thumbnail[::-1]}, "surroundings as if the rows were"),  # type: ignore[index]
-        ({"thumbnail": draw_case(0).thumbnail[:, ::-1]}, "surroundings as if the columns were"),  # type: ignore[index]
+        ({"thumbnail": draw_case(0).thumbnail[::-1]}, "surroundings as if the rows were"),
+        ({"thumbnail": draw_case(0).thumbnail[:, ::-1]}, "surroundings as if the columns were"),
     ],
 )
 def test_each_figure_outside_is_named_alone(fingerprint: Fingerprint, change: dict[str, object], remark: str) -> None:
-    (found,) = fingerprint.describe_outside(replace(draw_case(0), **change))  # type: ignore[arg-type]
+    (found,) = fingerprint.describe_outside(replace(draw_case(0), **change))
     assert found.startswith(remark)
 
 
@@ -120,7 +120,7 @@ def test_a_scan_has_the_same_figures_in_training_and_prediction(axes: Sequence[i
         assert trained.intensities == predicted.intensities
         assert predicted.volumes_ml == pytest.approx(dict.fromkeys(CLASSES, 6 * 10 * 2 * 0.024))
         assert trained.volumes_ml == pytest.approx(predicted.volumes_ml)
-        np.testing.assert_allclose(trained.thumbnail, predicted.thumbnail, atol=1e-9)  # type: ignore[arg-type]
+        np.testing.assert_allclose(trained.thumbnail, predicted.thumbnail, atol=1e-9)
 
 
 def test_ignored_voxels_are_no_surroundings() -> None:
@@ -132,8 +132,19 @@ def test_ignored_voxels_are_no_surroundings() -> None:
     ignored = np.where((label == 0) & (np.arange(20) > 12), IGNORED, label).astype(np.uint8)
     cases = [PreparedCase("a", image, each, rows, geometry, {1: 9}) for each in (label, ignored)]
     one, other = (measure_prepared(case, classes={"LV": 1}, patient_id="") for case in cases)
-    np.testing.assert_array_equal(one.thumbnail, other.thumbnail)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(one.thumbnail, other.thumbnail)
 
 
 _NATIVE = PreprocessRecipe(spacing_mm=(None, None, None))
 _SLICES_FIRST = np.array([[0, 0, 2.0, 0], [0, 2.0, 0, 0], [8.0, 0, 0, 0], [0, 0, 0, 1]])
+
+
+def test_a_prepared_case_of_an_older_version_without_counts_has_the_same_volumes() -> None:
+    image = np.random.default_rng(0).random((1, 4, 20, 20)).astype(np.float32)
+    label = np.zeros((4, 20, 20), np.uint8)
+    label[1:3, 5:8, 5:8] = 1
+    _, _, geometry = preprocess(image[0], spacing_mm=(8.0, 2.0, 2.0), recipe=_NATIVE, affine=_SLICES_FIRST)
+    rows = np.array([[1, 1, 6, 6], [1, 2, 6, 6]])
+    old, new = (PreparedCase("a", image, label, rows, geometry, counts) for counts in ({}, {0: 1582, 1: 18}))
+    volumes = [measure_prepared(case, classes={"LV": 1}, patient_id="").volumes_ml for case in (old, new)]
+    assert volumes == [{"LV": 18 * 0.032}] * 2

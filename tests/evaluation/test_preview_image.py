@@ -20,7 +20,7 @@ def draw(label: np.ndarray, frames: int = 1, **given: object) -> np.ndarray:
     image = np.random.default_rng(0).normal(size=label.shape).astype(np.float32)
     titled = [PreviewFrame("ED" if frames > 1 else "", image, label)] * frames
     options = {"affine": AFFINE, "spacing_mm": SPACING, "classes": CLASSES, "colours": COLOURS} | given
-    return np.asarray(Image.open(io.BytesIO(draw_preview(titled, **options))))  # type: ignore[arg-type]
+    return np.asarray(Image.open(io.BytesIO(draw_preview(titled, **options))))
 
 
 def find_colour(picture: np.ndarray, name: str) -> np.ndarray:

@@ -16,7 +16,7 @@ def test_a_record_holds_the_volumes_of_the_written_label_map(tiny_run: Path, tmp
     voxels = np.random.default_rng(0).integers(1, 900, (40, 44, 3)).astype(np.int16)
     scan = save_nifti(tmp_path / "scan.nii.gz", voxels, (3.0, 3.0, 8.0))
     (path,) = predict(tiny_run, [scan], out=tmp_path / "out").written
-    label = np.asarray(nib.load(path).dataobj)  # type: ignore[attr-defined]
+    label = np.asarray(nib.load(path).dataobj)
     record = load_json(tmp_path / "out" / "records" / "scan.json")
     assert record["label"] == path.name
     assert record["images"] == [str(scan)]
@@ -26,9 +26,9 @@ def test_a_record_holds_the_volumes_of_the_written_label_map(tiny_run: Path, tmp
 
 def test_a_record_holds_the_repairs_of_its_scan(tiny_run: Path, tmp_path: Path) -> None:
     voxels = np.random.default_rng(0).integers(1, 900, (40, 44, 3)).astype(np.int16)
-    image = nib.Nifti1Image(voxels, np.diag([0.003, 0.003, 0.008, 1]))  # type: ignore[attr-defined]
+    image = nib.Nifti1Image(voxels, np.diag([0.003, 0.003, 0.008, 1]))
     image.header.set_xyzt_units("meter")
-    nib.save(image, tmp_path / "scan.nii.gz")  # type: ignore[attr-defined]
+    nib.save(image, tmp_path / "scan.nii.gz")
     with pytest.warns(ScanWarning, match="scan: its unit of length is 1000 mm; converted"):
         (record,) = predict(tiny_run, [tmp_path / "scan.nii.gz"], out=tmp_path / "out").records
     assert record.warnings == ("its unit of length is 1000 mm; converted to millimetres.",)

@@ -1,5 +1,6 @@
 """Prediction: input files, grids, and files that are never replaced."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,11 +142,9 @@ def test_an_assumed_spacing_is_used_where_a_header_has_none(tiny_run: Path, tmp_
 
 
 def test_predictions_are_on_the_grids_of_real_ct_and_of_a_dicom_series(
-    tiny_run: Path, real_data: Path, tmp_path: Path
+    tiny_run: Path, find_real: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    folder = real_data / "totalsegmentator"
-    if not folder.is_dir():
-        pytest.skip(f"real data: {folder} is absent")
+    folder = find_real("totalsegmentator")
     scans = [folder / "aorta_dissection" / "ct_cropped.nii.gz", folder / "example_ct_sm.nii.gz"]
     series = folder / "example_ct_dicom"
     assert not predict(tiny_run, [*scans, series], out=tmp_path).failures

@@ -46,7 +46,7 @@ def test_each_format_holds_the_same_label_map_as_nifti(tiny_run: Path, tmp_path:
     scan = save_scan(tmp_path / "a.nii.gz")
     (nifti,) = predict(tiny_run, [scan], out=tmp_path / "out", preview=False).written
     values, grid = read_itk(nifti)
-    (path,) = predict(tiny_run, [scan], out=tmp_path / "out", label_format=suffix, preview=False).written  # type: ignore[arg-type]
+    (path,) = predict(tiny_run, [scan], out=tmp_path / "out", label_format=suffix, preview=False).written
     assert path == tmp_path / "out" / f"a.{suffix}"
     found, other = read_itk(path)
     assert np.array_equal(found, values)

@@ -1,6 +1,7 @@
 """Tests of the models in the package."""
 
 import shutil
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 
@@ -107,11 +108,9 @@ def test_a_page_has_use_figures_limits_and_licence_of_a_shipped_model(name: str)
 @pytest.mark.filterwarnings("ignore::uumamba.data.warn.ScanWarning")
 @pytest.mark.parametrize("study", ["SCD0000101", "SCD0000301"])
 def test_left_ventricles_of_dicom_cines_have_the_volumes_of_their_contours(
-    study: str, real_data: Path, tmp_path: Path
+    study: str, real_data: Path, find_real: Callable[[str], Path], tmp_path: Path
 ) -> None:
-    folder = real_data / "sunnybrook" / "dicoms" / study
-    if not folder.is_dir():
-        pytest.skip(f"real data: {folder} is absent")
+    folder = find_real(f"sunnybrook/dicoms/{study}")
     [cine] = [each for each in find_cines(real_data / "sunnybrook") if {*each.slices.values()} == {*folder.iterdir()}]
     expected = {row["phase"]: row["cavity_ml"] for row in write_cine(cine, tmp_path / "cases")}
     [record] = predict("acdc", [folder], out=tmp_path / "out", mirror=False, preview=False, progress=False).records

@@ -44,7 +44,7 @@ ReadPlanes = Callable[[NDArray[np.int_]], NDArray[Any]]
 
 
 def measure_prepared(case: PreparedCase, *, classes: Mapping[str, int], patient_id: str) -> CaseFigures:
-    """Measure a training case; of large arrays few planes are read.
+    """Measure a training case; few planes of large arrays are read.
 
     Args:
         case: the case, with voxels of structures.
@@ -55,8 +55,9 @@ def measure_prepared(case: PreparedCase, *, classes: Mapping[str, int], patient_
     around = None
     if planes.size:
         around = _find_surroundings(case.label, _spread(int(planes.min()), int(planes.max())))
+    voxels = case.label_voxels or dict(enumerate(count_values(case.label).sum(axis=0)))  # older cases store no counts
     voxel_ml = float(np.prod(case.geometry.prepared_spacing_mm)) / 1000
-    volumes_ml = {name: voxel_ml * case.label_voxels.get(value, 0) for name, value in classes.items()}
+    volumes_ml = {name: voxel_ml * int(voxels.get(value, 0)) for name, value in classes.items()}
     return _measure(lambda planes: case.image[:, planes], case.geometry, volumes_ml, around, patient_id)
 
 

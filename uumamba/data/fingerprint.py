@@ -131,6 +131,10 @@ def fingerprint_cases(folder: PreparedFolder, case_ids: Sequence[str]) -> Finger
 
 
 def _list_outside(figures: Mapping[str, float], ranges: Mapping[str, Range], unit: str = "") -> list[str]:
+    """List the figures outside their ranges.
+
+    A model of another version may have ranges of other figures.
+    """
     return [
         f"{name} {figures[name]:.3g}{unit}, not {low:.3g} to {high:.3g}"
         for name, (low, high) in ranges.items()

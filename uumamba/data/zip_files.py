@@ -66,9 +66,9 @@ def _unpack(path: Path, folder: Path, option: str, max_bytes: int) -> None:
             targets = _check_entries(archive, path, option, max_bytes)
             for name, entry in targets.items():
                 _write_entry(archive, entry, folder / name)
-    except (BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:
-        if isinstance(error, UsageError):
-            raise
+    except UsageError:  # a ValueError, too
+        raise
+    except (BadZipFile, zlib.error, EOFError, NotImplementedError, ValueError) as error:  # all of them by zipfile
         raise UsageError(
             option, got=f"{path}, damaged ({error})", expected="a whole zip file", fix="copy or make the file again"
         ) from None

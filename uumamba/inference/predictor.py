@@ -142,7 +142,12 @@ class Predictor:
         channels_last: bool = False,
         memory_limit_gb: float | None = None,
     ) -> None:
-        require(memory_limit_gb is None or memory_limit_gb > 0, "memory_limit_gb", got=memory_limit_gb, expected="GB")
+        require(
+            memory_limit_gb is None or memory_limit_gb > 0,
+            "memory_limit_gb",
+            got=memory_limit_gb,
+            expected="a positive number of GB",
+        )
         given = [nets] if isinstance(nets, nn.Module) else list(nets)
         require(given, "nets", got=given, expected="at least one trained network")
         require(

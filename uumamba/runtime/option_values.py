@@ -1,6 +1,9 @@
-"""Several values after one option of the command line."""
+"""Values of options of the command line."""
 
+import math
 from collections.abc import Collection, Sequence
+
+from uumamba.runtime.errors import UsageError, require
 
 
 def repeat_option(arguments: Sequence[str], option: str, *, valued: Collection[str]) -> list[str]:
@@ -50,3 +53,37 @@ def _group(arguments: Sequence[str], option: str, valued: Collection[str]) -> li
                 group.append(waiting.pop(0))
         groups.append(group)
     return groups
+
+
+def parse_seeds(given: str | None) -> list[int] | None:
+    """Parse ``--seeds``.
+
+    Example:
+        >>> parse_seeds("0,1, 2")
+        [0, 1, 2]
+    """
+    try:
+        return None if given is None else [int(seed) for seed in given.split(",")]
+    except ValueError:
+        raise UsageError("--seeds", got=given, expected="integers separated by commas, such as 0,1,2") from None
+
+
+def parse_spacing(given: str | None) -> tuple[float, ...] | None:
+    """Parse ``--assume-spacing``; the result is in the order of stored axes.
+
+    Example:
+        >>> parse_spacing("8, 1.5, 1.25")
+        (1.25, 1.5, 8.0)
+    """
+    if given is None:
+        return None
+    words = given.split(",")
+    try:
+        spacing = [float(word) for word in words]
+    except ValueError:
+        spacing = []
+    expected = "three positive numbers of mm, of slices, rows and columns, such as 8,1.5,1.5"
+    require(
+        len(spacing) == 3 and all(0 < mm < math.inf for mm in spacing), "--assume-spacing", got=given, expected=expected
+    )
+    return tuple(reversed(spacing))

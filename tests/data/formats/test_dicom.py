@@ -233,10 +233,8 @@ def test_the_last_digits_of_rounded_positions_do_not_shear_a_series(tmp_path: Pa
 # Real files.
 
 
-def test_a_real_series_is_read_as_by_simpleitk(real_data: Path) -> None:
-    folder = real_data / "totalsegmentator" / "example_ct_dicom"
-    if not folder.is_dir():
-        pytest.skip(f"real data: {folder} is absent")
+def test_a_real_series_is_read_as_by_simpleitk(find_real: Callable[[str], Path]) -> None:
+    folder = find_real("totalsegmentator/example_ct_dicom")
     scan = read_image(folder, keep_integers=True)
     expected, affine = read_with_itk(SimpleITK.ImageSeriesReader.GetGDCMSeriesFileNames(str(folder)))
     assert scan.array.dtype == expected.dtype == np.int16
@@ -245,9 +243,7 @@ def test_a_real_series_is_read_as_by_simpleitk(real_data: Path) -> None:
     assert scan.spacing_mm[2] == pytest.approx(2.0)
 
 
-def test_a_real_cine_is_refused(real_data: Path, refused: Any) -> None:
-    folder = real_data / "sunnybrook" / "dicoms" / "SCD0000101"
-    if not folder.is_dir():
-        pytest.skip(f"real data: {folder} is absent")
+def test_a_real_cine_is_refused(find_real: Callable[[str], Path], refused: Any) -> None:
+    folder = find_real("sunnybrook/dicoms/SCD0000101")
     with refused("shape", got="a cine of 2 frames"):
         read_image(folder)

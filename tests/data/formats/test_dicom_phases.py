@@ -206,11 +206,9 @@ def test_a_cine_larger_than_the_limit_is_refused(tmp_path: Path, refused: Any) -
 @pytest.mark.filterwarnings("ignore::UserWarning:pydicom")  # UIDs of these files have leading zeros
 @pytest.mark.parametrize(("study", "slices"), [("SCD0000101", 12), ("SCD0000301", 10)])
 def test_a_real_cine_is_read_as_by_simpleitk_from_files_sorted_by_pydicom(
-    real_data: Path, study: str, slices: int
+    find_real: Callable[[str], Path], study: str, slices: int
 ) -> None:
-    folder = real_data / "sunnybrook" / "dicoms" / study
-    if not folder.is_dir():
-        pytest.skip(f"real data: {folder} is absent")
+    folder = find_real(f"sunnybrook/dicoms/{study}")
     assert is_dicom_cine(folder)
     cine = read_dicom_cine(folder, case_id=study)
     assert len(cine.frames) == 2
