@@ -1,0 +1,63 @@
+"""Running statistics of a network after its weights were averaged."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _NormBase
+
+from uumamba.runtime.errors import require
+
+
+def has_running_statistics(net: nn.Module) -> bool:
+    """Return whether a layer tracks running means and variances."""
+    return any(_tracks(module) for module in net.modules())
+
+
+@torch.no_grad()
+def recompute_statistics(
+    net: nn.Module, batches: Iterable[Any], forward: Callable[[nn.Module, Any], object] | None = None
+) -> None:
+    """Recompute running statistics as means over batches, at the current weights.
+
+    Averages of clients' statistics are not the statistics of averaged weights. Every batch counts the same. Weights,
+    gradients and training mode do not change. A network without running statistics needs no batches.
+
+    Args:
+        net: the network.
+        batches: some batches of training data, at least one.
+        forward: runs the network on a batch, such as the objective; by default ``net(batch)``.
+
+    Raises:
+        UsageError: there are no batches.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(1)
+        >>> recompute_statistics(norm, [torch.tensor([[1.0], [3.0]]), torch.tensor([[5.0], [7.0]])])
+        >>> norm.running_mean
+        tensor([4.])
+    """
+    layers = [module for module in net.modules() if isinstance(module, _NormBase) and _tracks(module)]
+    if not layers:
+        return
+    momenta, was_training = [layer.momentum for layer in layers], {module: module.training for module in net.modules()}
+    count = 0
+    try:
+        for layer in layers:
+            layer.reset_running_stats()
+            layer.momentum = None  # a cumulative mean
+        net.train()
+        for batch in batches:
+            count += 1
+            net(batch) if forward is None else forward(net, batch)
+    finally:
+        for layer, momentum in zip(layers, momenta, strict=True):
+            layer.momentum = momentum
+        for module, mode in was_training.items():
+            module.training = mode
+    require(count > 0, "batches", got="no batch", expected="at least one, to recompute running statistics")
+
+
+def _tracks(module: nn.Module) -> bool:
+    return isinstance(module, _NormBase) and module.running_mean is not None
