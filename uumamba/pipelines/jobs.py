@@ -15,7 +15,7 @@ import torch
 from uumamba.config import RunConfig
 from uumamba.config.automatic import AUTO, NORMALISATION, SPACING
 from uumamba.config.case_split import EVERY_FOLD, split_cases
-from uumamba.config.federated import Sites, build_topology, check_site_labels, split_sites
+from uumamba.config.federated import Sites, build_federated, check_site_labels, split_sites
 from uumamba.config.label_checks import check_labels
 from uumamba.config.stored_config import complete_run
 from uumamba.config.track import check_trackers
@@ -222,7 +222,8 @@ def _list_sites(
         fix="start without torchrun, or train several folds on several devices",
     )
     sites = split_sites(cases.manifest, training, validation, by=config.federated.sites)
-    build_topology(config.federated, [len(own) for own, _ in sites.values()])
+    sizes = [len(own) for own, _ in sites.values()]
+    build_federated(config.federated, sizes, objective=None, optimizer=None)  # raises for what no graph can do
     if isinstance(cases, PreparedFolder):
         classes: dict[str, set[int] | None] = {}
         for site, (own, _) in sites.items():

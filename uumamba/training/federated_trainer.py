@@ -39,8 +39,8 @@ class FederatedTrainer:
         simulation: sites and method. Its module has the children ``net`` and ``objective``.
         epochs: number of epochs.
         rounds_per_epoch: rounds of an epoch.
-        validate: ``validate(net, sites)`` returns scores with ``"dice"``; ``net`` has the mean weights, and ``sites``
-            load the sites' own models into the same network, so ``net`` comes first.
+        validate: ``validate(net, sites)`` returns scores with ``"dice"``; ``net`` has the mean weights. In the last
+            epoch ``sites`` load the sites' own models into the same network, so ``net`` comes first.
         validate_every: epochs between validations; the last epoch is always validated.
         folder: folder of checkpoints and ``metrics.jsonl``; None writes no file.
         observers: display and others; None for those of :func:`standard_observers`.
@@ -158,9 +158,8 @@ class FederatedTrainer:
         epoch = self.progress.epochs_done + 1
         scores: dict[str, Any] = {}
         if self.validate is not None and (epoch % self.validate_every == 0 or epoch == self.epochs):
-            sites = {
-                client.name: partial(self._load_site, index) for index, client in enumerate(self.simulation.clients)
-            }
+            clients = self.simulation.clients if epoch == self.epochs else []
+            sites = {client.name: partial(self._load_site, index) for index, client in enumerate(clients)}
             self.simulation.load_consensus()
             with evaluating(self.net):
                 scores = self.validate(self.net, sites)

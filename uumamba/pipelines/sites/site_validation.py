@@ -17,9 +17,10 @@ class SiteValidation:
     The scores are those of :class:`WholeCaseValidation <uumamba.pipelines.build.WholeCaseValidation>` for the mean
     model, and
 
-    - ``sites``: for each site ``dice``, that of the mean model on the site's validation cases (None without any), and
-      ``dice_own``, that of the site's own model on all validation cases;
-    - ``dice_own_mean`` and ``dice_own_worst``: mean and lowest ``dice_own`` of the sites.
+    - ``sites``: Dice of the mean model on the validation cases of each site, None without any;
+    - ``sites_own``: Dice of each site's own model on all validation cases, after the last epoch only, since it takes as
+      many passes through all cases as there are sites;
+    - ``dice_own_mean`` and ``dice_own_worst``: their mean and the lowest of them.
 
     Args:
         cases: validation on all cases of the fold.
@@ -45,9 +46,7 @@ class SiteValidation:
             site: self.cases.average([rows[case_id] for case_id in held])["dice"] if held else None
             for site, held in self.case_ids.items()
         }
-        return {
-            **self.cases.average([*rows.values()]),
-            "dice_own_mean": fmean(own.values()),
-            "dice_own_worst": min(own.values()),
-            "sites": {site: {"dice": by_site[site], "dice_own": own[site]} for site in own},
-        }
+        scores: dict[str, Any] = {**self.cases.average([*rows.values()]), "sites": by_site}
+        if own:
+            scores |= {"sites_own": own, "dice_own_mean": fmean(own.values()), "dice_own_worst": min(own.values())}
+        return scores
