@@ -4,6 +4,7 @@ from uumamba.federated.clients import Client
 from uumamba.federated.dfedsam import DFedSAM
 from uumamba.federated.flat_weights import FlatWeights
 from uumamba.federated.gossip import consensus_distance, mean_weights, mix
+from uumamba.federated.gossip_matrix import Topology
 from uumamba.federated.graphs import (
     exponential,
     full,
@@ -18,7 +19,6 @@ from uumamba.federated.local_training import ClientState, LocalResult, LocalTrai
 from uumamba.federated.mixing import Isolated, Mixing, Server
 from uumamba.federated.norm_statistics import recompute_statistics
 from uumamba.federated.simulation import RoundRecord, Scores, Simulation
-from uumamba.federated.topology import Topology
 
 __all__ = [
     "Client",
