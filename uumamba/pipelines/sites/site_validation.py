@@ -12,7 +12,7 @@ from uumamba.training.federated_trainer import SiteModels
 
 
 class SiteValidation:
-    """Dice of the mean model by site, and of each site's own model.
+    """Dice of the mean model by site, and of each site's model.
 
     The scores are those of :class:`WholeCaseValidation <uumamba.pipelines.build.WholeCaseValidation>` for the mean
     model, and
