@@ -43,9 +43,7 @@ def test_npo_with_a_small_beta_has_the_gradient_of_ascent(pair: Any) -> None:
 
 def test_npo_has_the_gradient_of_ascent_at_the_reference_and_none_once_forgotten(pair: Any) -> None:
     _, net, batch = pair
-    torch.testing.assert_close(
-        gradient(NPO(net, beta=3.0), net, batch), gradient(GradientDifference(), net, batch)
-    )
+    torch.testing.assert_close(gradient(NPO(net, beta=3.0), net, batch), gradient(GradientDifference(), net, batch))
     forgotten = NPO(lambda batch: torch.full((4,), -1e3), beta=1.0)
     assert gradient(forgotten, net, batch).abs().max() == 0
 

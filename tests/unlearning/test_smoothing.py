@@ -209,7 +209,9 @@ def test_a_kernel_without_a_second_derivative_is_named(task: Any, smoothing: Smo
 
 
 @pytest.mark.parametrize("make", [GradientPenalty, CurvatureRegularization])
-def test_finite_differences_serve_kernels_without_a_second_derivative(task: Any, make: Callable[..., Smoothing]) -> None:
+def test_finite_differences_serve_kernels_without_a_second_derivative(
+    task: Any, make: Callable[..., Smoothing]
+) -> None:
     options = {"weight": 0.5, "second_order": "finite_difference", "radius": 1e-4}
     hidden = gradient_of(make(**options), task.net, lambda net: task.loss(net) + Refusing.apply(net[0].weight).sum())
     exact = gradient_of(make(weight=0.5), task.net, lambda net: task.loss(net) + net[0].weight.square().sum())

@@ -100,7 +100,9 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_another_order(net
 def test_a_run_is_its_steps(net: nn.Module) -> None:
     batch = make_batches(1)
     whole, single = deepcopy(net), deepcopy(net)
-    records = unlearn(whole, batch, batch, forget_loss=GradientDifference(), optimizer=plain, steps=3, retain_weight=0.5)
+    records = unlearn(
+        whole, batch, batch, forget_loss=GradientDifference(), optimizer=plain, steps=3, retain_weight=0.5
+    )
     step = UnlearningStep(GradientDifference(), MeanLoss(), retain_weight=0.5)
     optimizer = plain(single.parameters())
     assert records == [step(single, optimizer, batch, batch) for _ in range(3)]

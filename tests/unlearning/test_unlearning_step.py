@@ -83,7 +83,11 @@ def test_the_retain_gradient_does_not_turn_the_perturbation() -> None:
 @pytest.fixture
 def batches() -> tuple[nn.Module, Tensor, Tensor]:
     torch.manual_seed(1)
-    return nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)).double(), torch.randn(4, 3).double(), torch.arange(4) % 3
+    return (
+        nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3)).double(),
+        torch.randn(4, 3).double(),
+        torch.arange(4) % 3,
+    )
 
 
 def cut(image: Tensor, label: Tensor, sizes: list[int]) -> list[tuple[Tensor, Tensor]]:

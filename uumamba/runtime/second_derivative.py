@@ -1,4 +1,4 @@
-"""Gradients with a graph: their norm, and kernels that have no second derivative."""
+"""Joint norm of gradients, and kernels without a second derivative."""
 
 from collections.abc import Sequence
 from functools import partial

@@ -26,7 +26,7 @@ NetLoss = Callable[[nn.Module], Any]
 
 
 class ForgetLoss(ABC):
-    """Base of the forget losses: objectives that are bound to a batch first.
+    """Base of the forget losses, objectives bound to a batch first.
 
     A step computes its forget loss several times on one batch, at other weights. :meth:`bind` does once what does not
     depend on the weights.
@@ -47,12 +47,12 @@ class ForgetLoss(ABC):
         return loss
 
     def __call__(self, net: nn.Module, batch: Any) -> Any:
-        """Return the loss of a batch, a scalar; with ``outputs`` also ``(logits, label)``."""
+        """Return the loss of a batch; with ``outputs`` also ``(logits, label)``."""
         return self.bind(batch)(net)
 
     @abstractmethod
     def _make_score(self, batch: Any) -> Callable[[Tensor], Tensor]:
-        """Return the forget loss of a batch as a function of its samples' losses."""
+        """Return the forget loss as a function of the samples' losses."""
 
 
 class GradientDifference(ForgetLoss):

@@ -74,7 +74,7 @@ class RandomizedSmoothing(Smoothing):
         return passes.as_scalar(total / self.draws, scale(gradients, 1 / self.draws))
 
     def _draw(self, passes: WeightPasses, step: int, index: int) -> list[Tensor]:
-        """Return the offsets of one draw, drawn on the CPU for the same numbers on every device."""
+        """Return the offsets of one draw, the same on every device."""
         found = []
         for name, param in passes.params.items():
             generator = generator_for(self.seed, "randomised smoothing", step, index, name)

@@ -1,4 +1,4 @@
-"""One step of unlearning: forget loss in the closure, retain loss at the original weights."""
+"""One optimizer step of unlearning."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -52,7 +52,7 @@ class StepRecord:
 
 
 class UnlearningStep:
-    r"""Step that descends on a smoothed forget loss and on a retain loss.
+    r"""Optimizer step on a forget loss and a retain loss.
 
     .. math:: w \leftarrow \mathrm{base}\big(w,\ \mathrm{member}(\nabla l_s)(w) + \gamma\, \nabla l_r(w)\big)
 
@@ -144,7 +144,7 @@ class UnlearningStep:
     def at_weights(
         self, net: nn.Module, retain: Sequence[Any], *, losses: list[Tensor] | None = None
     ) -> list[Callable[[], Tensor]] | None:
-        """Return the scalars at the original weights, or None for a weight of 0.
+        """Return the weighted retain losses, or None for a weight of 0.
 
         Args:
             net: the network.

@@ -21,7 +21,7 @@ SecondOrder = Literal["exact", "finite_difference"]
 
 
 class WeightPasses:
-    """Passes of one loss at several weights, all with the same random draws.
+    """Passes of one loss at several weights, with equal random draws.
 
     No pass changes weights or buffers. The first pass advances torch's generators as a normal pass does; later ones
     repeat its draws, so that dropout makes no difference between them. Frozen parameters take no part.
@@ -221,7 +221,7 @@ def _differentiate_again(value: Tensor, weights: Sequence[Tensor], **options: An
     except torch.OutOfMemoryError:
         raise
     except RuntimeError as error:  # torch has no exception class for a missing derivative
-        return _require_visible(False, str(error).splitlines()[0].rstrip("."))
+        return _require_visible(False, str(error).splitlines()[0].split(". ")[0].rstrip("."))
 
 
 def _require_visible(condition: bool, reason: str) -> Any:
