@@ -10,6 +10,7 @@ from torch.autograd import Function
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 from torch.nn.utils import parameters_to_vector
+from torch.utils.checkpoint import checkpoint
 
 from uumamba.unlearning import CurvatureRegularization, GradientPenalty, RandomizedSmoothing, Smoothing
 
@@ -74,6 +75,17 @@ def test_finite_differences_converge_with_their_order(task: Any, make: Callable[
     assert errors[1] / errors[2] == pytest.approx(2, abs=0.1)
 
 
+@pytest.mark.parametrize("make", [GradientPenalty, CurvatureRegularization])
+def test_the_default_radius_is_precise_in_float32(task: Any, make: Callable[..., Smoothing]) -> None:
+    task.batch = (task.batch[0].float(), task.batch[1])
+    net = task.net.float()
+    found = [
+        gradient_of(make(weight=2.0, second_order=order), net, task.loss) for order in ("exact", "finite_difference")
+    ]
+    products = [each - task.gradient() for each in found]
+    assert (products[0] - products[1]).norm() < 0.02 * products[0].norm()
+
+
 def test_the_finite_difference_of_the_penalty_is_its_published_form(task: Any) -> None:
     c, radius = 2.0, 0.05
     g = task.gradient()
@@ -83,7 +95,7 @@ def test_the_finite_difference_of_the_penalty_is_its_published_form(task: Any) -
     torch.testing.assert_close(gradient_of(smoothing, task.net, task.loss), expected.detach())
 
 
-def test_randomised_smoothing_is_the_mean_over_its_draws(task: Any) -> None:
+def test_randomised_smoothing_is_the_mean_over_its_draws() -> None:
     quadratic = nn.Linear(2, 1, bias=False).double()  # the gradient at w + sigma z is 2 (w + sigma z)
     smoothing = RandomizedSmoothing(sigma=0.5, draws=4000)
     found = gradient_of(smoothing, quadratic, lambda net: net.weight.square().sum())
@@ -231,6 +243,16 @@ def test_fused_attention_is_differentiated_twice(smoothing: Smoothing) -> None:
 
     net, x = Attention(), torch.randn(2, 1, 5, 8)
     assert gradient_of(smoothing, net, lambda net: net(x).square().mean()).isfinite().all()
+
+
+@every_smoothing
+def test_recomputed_layers_use_the_weights_of_each_pass(task: Any, smoothing: Smoothing) -> None:
+    found = gradient_of(
+        smoothing,
+        task.net,
+        lambda net: F.cross_entropy(checkpoint(net, task.batch[0], use_reentrant=False), task.batch[1]),
+    )
+    torch.testing.assert_close(found, gradient_of(smoothing, task.net, task.loss))
 
 
 @every_smoothing

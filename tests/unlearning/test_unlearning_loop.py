@@ -163,6 +163,22 @@ def test_an_iterator_that_ends_is_named_and_the_complete_steps_stay(net: nn.Modu
     assert torch.equal(parameters_to_vector(net.parameters()), parameters_to_vector(expected.parameters()))
 
 
+def test_an_error_of_on_step_ends_the_run_after_a_complete_step(net: nn.Module) -> None:
+    expected, seen = deepcopy(net), []
+    options = {"forget_loss": GradientDifference(), "optimizer": plain}
+    unlearn(expected, make_batches(), make_batches(), steps=2, **options)
+
+    def stop(record: Any) -> None:
+        seen.append(record.step)
+        if record.step == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        unlearn(net, make_batches(), make_batches(), steps=5, on_step=stop, **options)
+    assert seen == [1, 2]
+    assert torch.equal(parameters_to_vector(net.parameters()), parameters_to_vector(expected.parameters()))
+
+
 def test_a_net_without_trainable_parameters_is_refused(net: nn.Module, refused: Callable) -> None:
     with refused("net", "no trainable parameter"):
         run(net.requires_grad_(False))

@@ -170,7 +170,8 @@ def test_a_loss_that_is_not_finite_skips_the_step(batches: Any, smoothing: Smoot
     assert not step(net, optimizer, [(image, label)], [(image, label)]).is_skipped
 
 
-def test_an_error_in_any_pass_leaves_the_weights(batches: Any) -> None:
+@pytest.mark.parametrize("smoothing", [None, GradientPenalty(weight=0.1)])
+def test_an_error_in_any_pass_leaves_the_weights(batches: Any, smoothing: Smoothing | None) -> None:
     net, image, label = batches
     before = parameters_to_vector(net.parameters()).clone()
     for failing in range(1, 4):
@@ -183,7 +184,7 @@ def test_an_error_in_any_pass_leaves_the_weights(batches: Any) -> None:
 
         optimizer = SAM(net.parameters(), partial(SGD, lr=0.1))
         with pytest.raises(ValueError, match="planted"):
-            UnlearningStep(loss, loss)(net, optimizer, [(image, label)], [(image, label)])
+            UnlearningStep(loss, loss, smoothing=smoothing)(net, optimizer, [(image, label)], [(image, label)])
         assert torch.equal(parameters_to_vector(net.parameters()), before)
 
 

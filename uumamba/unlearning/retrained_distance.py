@@ -163,10 +163,10 @@ def quality_gaps(
 
 def _divergence(first: Tensor, second: Tensor) -> Tensor:
     """Jensen-Shannon divergence of ``(batch, classes, *positions)`` in bits."""
-    p, q = (each.double().log_softmax(1) for each in (first, second))
+    p, q = (each.to(torch.promote_types(each.dtype, torch.float32)).log_softmax(1) for each in (first, second))
     middle = torch.logaddexp(p, q) - math.log(2)
     nats = (p.exp() * (p - middle) + q.exp() * (q - middle)).sum(1) / 2
-    return nats.clamp(min=0) / math.log(2)
+    return nats.clamp(0, math.log(2)) / math.log(2)
 
 
 def _require_same_shape(first: Tensor, second: Tensor) -> None:

@@ -10,6 +10,13 @@ from uumamba.runtime.seeds import generator_for
 from uumamba.unlearning.forget_losses import NetLoss
 from uumamba.unlearning.weight_passes import SecondOrder, WeightPasses, add_scaled, scale, unit
 
+RADIUS = 0.001
+"""Relative distance of finite differences.
+
+After unlearning of digits in float32, the cosine to the exact Hessian product was 0.997 (three convolutions with batch
+norms) and 0.9998 (two layers) at 0.001, 0.89 and 0.99 at 0.01, and 0.99 and 1.0 at 0.0001.
+"""
+
 
 class Smoothing(ABC):
     """Base of the smoothed forms of a forget loss.
@@ -122,7 +129,7 @@ class GradientPenalty(Smoothing):
     """
 
     @check_options
-    def __init__(self, *, weight: NonNegative, second_order: SecondOrder = "exact", radius: Positive = 0.01) -> None:
+    def __init__(self, *, weight: NonNegative, second_order: SecondOrder = "exact", radius: Positive = RADIUS) -> None:
         self.weight, self.second_order, self.radius = weight, second_order, radius
 
     def __call__(self, net: nn.Module, loss: NetLoss, *, step: int = 0) -> Tensor:
@@ -182,7 +189,7 @@ class CurvatureRegularization(Smoothing):
         weight: NonNegative,
         mu: Positive = 0.01,
         second_order: SecondOrder = "exact",
-        radius: Positive = 0.01,
+        radius: Positive = RADIUS,
     ) -> None:
         self.weight, self.mu = weight, mu
         self.second_order, self.radius = second_order, radius

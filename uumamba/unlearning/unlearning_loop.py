@@ -35,6 +35,7 @@ def unlearn(
     accumulation: PositiveInt = 1,
     seed: int = 0,
     predict: Predict = predict_batch,
+    on_step: Callable[[StepRecord], object] | None = None,
 ) -> list[StepRecord]:
     r"""Make a network forget one set and retain another, in place.
 
@@ -63,6 +64,7 @@ def unlearn(
         accumulation: micro-batches of each set per step.
         seed: seed of the order of lists.
         predict: runs a batch through the network, for the default ``retain_loss`` and for running statistics.
+        on_step: called with the record of each complete step, such as for a progress bar; what it raises ends the run.
 
     Returns:
         One record per step.
@@ -107,6 +109,8 @@ def unlearn(
         records.append(step(net, made, *batches))
         if averaging is not None:
             averaging.after_step(net, number)
+        if on_step is not None:
+            on_step(records[-1])
     _report_skipped(records)
     if averaging is not None:
         averaging.load_into(net)
