@@ -9,8 +9,15 @@ import pytest
 import torch
 from scipy.stats import norm
 from sklearn.metrics import roc_auc_score, roc_curve
+from torch import nn
 
-from uumamba.unlearning import attack_by_loss, attack_by_score, likelihood_ratio_scores, logit_confidence
+from uumamba.unlearning import (
+    attack_by_loss,
+    attack_by_score,
+    collect_losses,
+    likelihood_ratio_scores,
+    logit_confidence,
+)
 
 
 def test_the_attack_by_loss_is_a_hand_computed_table() -> None:
@@ -100,6 +107,14 @@ def test_the_logit_confidence_is_the_logit_of_the_probability() -> None:
     p = logits.softmax(1).gather(1, label[:, None])[:, 0]
     torch.testing.assert_close(logit_confidence(logits, label), torch.logit(p))
     assert logit_confidence(torch.tensor([[500.0, 0.0]]), torch.tensor([0])).item() == 500  # where p rounds to 1
+
+
+def test_confidences_of_a_data_set_are_collected_like_losses() -> None:
+    image, label = torch.randn(6, 3), torch.randint(0, 3, (6,))
+    found = collect_losses(
+        nn.Identity(), [(image[:4], label[:4]), (image[4:], label[4:])], per_sample_loss=logit_confidence
+    )
+    assert torch.equal(found, logit_confidence(image, label))
 
 
 def make_shadows() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:

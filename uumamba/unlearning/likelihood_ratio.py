@@ -18,7 +18,8 @@ def logit_confidence(logits: Tensor, label: Tensor) -> Tensor:
 
     .. math:: \phi = \log \frac{p_y}{1 - p_y} = z_y - \log \sum_{k \ne y} e^{z_k}
 
-    The confidences of a sample under many networks are close to a normal distribution.
+    The confidences of a sample under many networks are close to a normal distribution. For all samples of a data set,
+    call ``collect_losses(net, batches, per_sample_loss=logit_confidence)``.
 
     Args:
         logits: ``(batch, classes)``.

@@ -43,8 +43,8 @@ def unlearn(
 
     **Modes.** The network's modes are the caller's: call ``net.eval()`` first to unlearn without dropout and with fixed
     batch norms, ``net.train()`` otherwise. Running statistics do not change during the steps; those of batch norms in
-    training mode are computed at the end from as many retain batches as the run used, so that nothing of the forget set
-    is left in them.
+    training mode are computed at the end from the next retain batches, as many as the run used, so that nothing of the
+    forget set is left in them.
 
     **Errors.** A step with a gradient that is not finite is skipped and recorded; the run warns of skipped steps. An
     error leaves the network as after its last complete step.
@@ -115,7 +115,7 @@ def unlearn(
     if averaging is not None:
         averaging.load_into(net)
     if retain_weight and find_trained_norms(net):
-        renew_statistics(net, islice(cycle_batches(retain, seed, "retain"), steps * accumulation), predict=predict)
+        renew_statistics(net, islice(retained, steps * accumulation), predict=predict)
     return records
 
 
