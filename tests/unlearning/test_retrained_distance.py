@@ -38,10 +38,13 @@ def test_samples_weigh_equally_and_ignored_positions_do_not_count() -> None:
     first = torch.tensor([[[1.0, 1.0, 1.0, 1.0], [0.0, 0.0, 0.0, 0.0]]] * 2)  # two sequences of class 0
     second = first.clone()
     second[0, :, 0] = second[0, :, 0].flip(0)  # one of two valid positions of the first
-    second[0, :, 3] = second[0, :, 3].flip(0)  # ignored
+    second[0, :, 2:] = second[0, :, 2:].flip(0)  # ignored
     label = torch.tensor([[0, 0, -100, -100], [0, 0, 0, 0]])
     batch = [(torch.zeros(2), label)]
-    assert prediction_distance(Table(first), Table(second), batch).disagreement == (1 / 2 + 0) / 2
+    found = prediction_distance(Table(first), Table(second), batch)
+    assert found.disagreement == (1 / 2 + 0) / 2
+    p = torch.tensor([1.0, 0.0]).softmax(0)
+    assert found.divergence == pytest.approx((jensenshannon(p, p.flip(0), base=2) ** 2 / 2 + 0) / 2)
     assert mean_accuracy(Table(second), batch) == (1 / 2 + 1) / 2
 
 

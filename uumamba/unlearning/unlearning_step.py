@@ -59,7 +59,10 @@ class UnlearningStep:
     with :math:`l_s` the forget loss :math:`l_f` or a smoothed form of it, and member the optimizer's rule: for SAM
     :math:`\nabla l_s(w + \epsilon)`. The gradient of the retain loss is always that at the original weights.
 
-    A list of batches is one step accumulated over micro-batches; every sample counts equally, whatever the sizes.
+    A list of batches is one step accumulated over micro-batches; every sample counts equally, whatever the sizes. The
+    optimizer's ``accumulation`` decides whether each micro-batch has a perturbation of its own. A penalty is that of
+    each micro-batch, averaged.
+
     No pass changes running statistics or other buffers, so forget samples do not enter them; see
     :func:`renew_statistics` for networks with batch norms in training mode. The network's modes are the caller's.
 
