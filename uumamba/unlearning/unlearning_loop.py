@@ -1,6 +1,5 @@
 """Unlearning of a forget set in a few steps."""
 
-import inspect
 import warnings
 from collections.abc import Callable, Iterable
 from itertools import islice
@@ -10,12 +9,13 @@ from torch import nn
 
 from uumamba.runtime.errors import require
 from uumamba.runtime.options import NonNegative, PositiveInt, check_options
+from uumamba.runtime.whole_step import WholeStepOptimizer, check_whole_step
 from uumamba.unlearning.cycled_batches import cycle_batches
 from uumamba.unlearning.forget_losses import ForgetLoss
 from uumamba.unlearning.per_sample_loss import MeanLoss, Predict, predict_batch
 from uumamba.unlearning.renewed_statistics import find_trained_norms, renew_statistics
 from uumamba.unlearning.smoothing import Smoothing
-from uumamba.unlearning.unlearning_step import Loss, StepOptimizer, StepRecord, UnlearningStep
+from uumamba.unlearning.unlearning_step import Loss, StepRecord, UnlearningStep
 from uumamba.unlearning.weight_averaging import WeightAveraging
 
 
@@ -26,7 +26,7 @@ def unlearn(
     retain: Iterable[Any],
     *,
     forget_loss: ForgetLoss | Loss,
-    optimizer: Callable[[list[nn.Parameter]], StepOptimizer],
+    optimizer: Callable[[list[nn.Parameter]], WholeStepOptimizer],
     steps: PositiveInt,
     retain_loss: Loss | None = None,
     retain_weight: NonNegative = 1.0,
@@ -98,7 +98,8 @@ def unlearn(
     params = [param for param in net.parameters() if param.requires_grad]
     require(params, "net", got="no trainable parameter", expected="at least one with requires_grad=True")
     _check_averaging(averaging, steps)
-    made = _require_seam(optimizer(params))
+    made = optimizer(params)
+    check_whole_step(made)
     step = UnlearningStep(
         forget_loss, retain_loss or MeanLoss(predict=predict), retain_weight=retain_weight, smoothing=smoothing
     )
@@ -117,18 +118,6 @@ def unlearn(
     if retain_weight and find_trained_norms(net):
         renew_statistics(net, islice(retained, steps * accumulation), predict=predict)
     return records
-
-
-def _require_seam(optimizer: Any) -> StepOptimizer:
-    step = getattr(optimizer, "step", None)
-    require(
-        callable(step) and "at_weights" in inspect.signature(step).parameters,
-        "optimizer",
-        got=type(optimizer).__name__,
-        expected="a callable from parameters to an optimizer of uumamba.optim",
-        fix="write lambda params: Plain(params, partial(torch.optim.SGD, lr=0.01))",
-    )
-    return optimizer
 
 
 def _check_averaging(averaging: WeightAveraging | None, steps: int) -> None:

@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +13,7 @@ from uumamba.runtime.errors import require
 from uumamba.runtime.functional_pass import copied_buffers
 from uumamba.runtime.network import bare_network
 from uumamba.runtime.options import NonNegative, check_options
+from uumamba.runtime.whole_step import WholeStepOptimizer
 from uumamba.unlearning.cycled_batches import count_samples
 from uumamba.unlearning.forget_losses import ForgetLoss, NetLoss
 from uumamba.unlearning.smoothing import Smoothing
@@ -22,16 +23,6 @@ Loss = Callable[[nn.Module, Any], Any]
 
 As forget loss it may return ``(scalar, (logits, label))``.
 """
-
-
-class StepOptimizer(Protocol):
-    """Optimizer of :mod:`uumamba.optim`, or another with the same ``step``."""
-
-    skipped_steps: int
-
-    def step(self, closure: Any, ascent: Any = None, at_weights: Any = None) -> Tensor:
-        """Run one step and return its loss."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -105,7 +96,7 @@ class UnlearningStep:
         self.steps = 0
 
     def __call__(
-        self, net: nn.Module, optimizer: StepOptimizer, forget: Sequence[Any], retain: Sequence[Any] = ()
+        self, net: nn.Module, optimizer: WholeStepOptimizer, forget: Sequence[Any], retain: Sequence[Any] = ()
     ) -> StepRecord:
         """Run one step.
 
