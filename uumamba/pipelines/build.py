@@ -314,7 +314,7 @@ class WholeCaseValidation:
         labels = folder.manifest.labels
         self.targets, self.ignore_label = labels.target_classes, labels.ignore_label
         self.ranks = ranks
-        self._build_predictor = partial(
+        self.build_predictor = partial(
             Predictor,
             patch_size=config.training.patch_size,
             neighbour_slices=config.training.neighbour_slices,
@@ -331,7 +331,7 @@ class WholeCaseValidation:
 
     def score_cases(self, net: nn.Module) -> dict[str, dict[str, float]]:
         """Compute the Dice of each structure in each case."""
-        predictor, ranks = self._build_predictor(net), self.ranks
+        predictor, ranks = self.build_predictor(net), self.ranks
         shares = ranks.gather(
             [self._compute_dice(name, predictor) for name in self.case_ids[ranks.rank :: ranks.count]]
         )

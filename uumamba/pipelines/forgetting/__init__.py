@@ -1,0 +1,1 @@
+"""Unlearning of patients of a trained model, with evidence."""
