@@ -17,7 +17,9 @@ from uumamba.federated.graphs import (
 from uumamba.federated.local_training import ClientState, LocalResult, LocalTraining
 from uumamba.federated.mixing import Isolated, Mixing, Server
 from uumamba.federated.norm_statistics import recompute_statistics
+from uumamba.federated.processes import connect_site, join_as_client
 from uumamba.federated.simulation import RoundRecord, Scores, Simulation
+from uumamba.federated.site_rounds import Links, Site, SiteRecord, SiteSummary, check_same
 from uumamba.federated.topology import Topology
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "DFedSAM",
     "FlatWeights",
     "Isolated",
+    "Links",
     "LocalResult",
     "LocalTraining",
     "Mixing",
@@ -33,11 +36,17 @@ __all__ = [
     "Scores",
     "Server",
     "Simulation",
+    "Site",
+    "SiteRecord",
+    "SiteSummary",
     "Topology",
+    "check_same",
+    "connect_site",
     "consensus_distance",
     "exponential",
     "full",
     "grid",
+    "join_as_client",
     "mean_weights",
     "metropolis",
     "mix",
