@@ -56,9 +56,9 @@ def objective(net: nn.Module, batch: tuple[Tensor, Tensor]) -> Tensor:
     return F.cross_entropy(net(batch[0]), batch[1])
 
 
-def simulate(mixing: Any, *, rounds: int = 3, optimizer: Any = PLAIN, net: Any = None, **options: Any) -> Simulation:
-    clients = options.pop("clients", None) or make_clients(mixing.clients)
-    simulation = Simulation(net or make_net(), clients, DFedSAM(objective, optimizer, mixing, **options))
+def simulate(topology: Any, *, rounds: int = 3, optimizer: Any = PLAIN, net: Any = None, **options: Any) -> Simulation:
+    clients = options.pop("clients", None) or make_clients(topology.clients)
+    simulation = Simulation(net or make_net(), clients, DFedSAM(objective, optimizer, topology, **options))
     for _ in simulation.run(rounds):
         pass
     return simulation
@@ -132,7 +132,7 @@ def test_fedavg_equals_the_mean_by_size_of_locally_trained_models() -> None:
 
 def test_rounds_are_the_same_after_a_stop() -> None:
     options: dict[str, Any] = {
-        "mixing": ring(5),
+        "topology": ring(5),
         "optimizer": MOMENTUM,
         "keep_momentum": True,
         "participation": 0.6,
@@ -295,12 +295,12 @@ def test_torch_optimizers_are_refused_with_the_line_to_write() -> None:
         ({"gossip_steps": -1}, "gossip_steps: got -1"),
         ({"participation": 0.0}, "participation: got 0.0"),
         ({"participation": 1.5}, "participation: got 1.5"),
-        ({"mixing": exponential(8), "participation": 0.5}, "participation: got 0.5 on exponential.*directed"),
+        ({"topology": exponential(8), "participation": 0.5}, "participation: got 0.5 on exponential.*directed"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(UsageError, match=complaint):
-        DFedSAM(objective, PLAIN, **({"mixing": ring(8)} | options))
+        DFedSAM(objective, PLAIN, **({"topology": ring(8)} | options))
 
 
 def test_wrong_clients_are_refused() -> None:

@@ -32,13 +32,13 @@ class DFedSAM:
     sends data, and there is no server. Which published method this is depends on the arguments:
 
     ===============  ============  ===========  =================  ============
-    method           optimizer     local_steps  mixing             gossip_steps
+    method           optimizer     local_steps  topology           gossip_steps
     ===============  ============  ===========  =================  ============
-    DFedSAM          SAM           K            a topology         1
-    DFedSAM-MGS      SAM           K            a topology         Q > 1
-    D-PSGD           Plain         1            a topology         1
-    DFedAvg          Plain         K            a topology         1
-    DFedAvgM         Plain (SGD    K            a topology         1
+    DFedSAM          SAM           K            any Topology       1
+    DFedSAM-MGS      SAM           K            any Topology       Q > 1
+    D-PSGD           Plain         1            any Topology       1
+    DFedAvg          Plain         K            any Topology       1
+    DFedAvgM         Plain (SGD    K            any Topology       1
                      with
                      momentum)
     FedAvg           Plain         K            Server             1
@@ -54,12 +54,13 @@ class DFedSAM:
         objective: ``objective(net, batch)`` returns the scalar loss.
         optimizer: callable from parameters to an optimizer with ``step(closure)``, such as
             ``partial(SAM, base=partial(torch.optim.SGD, lr=0.1), rho=0.05)``.
-        mixing: a :class:`Topology`, :class:`Server` or :class:`Isolated`.
+        topology: a :class:`Topology`, :class:`Server` or :class:`Isolated`.
         local_steps: steps K of each client in a round.
         gossip_steps: gossip steps Q after them. Traffic is proportional to Q.
         participation: share of clients that take part in a round, drawn for each; others keep their weights.
         keep_momentum: whether the optimizer's state is carried to the client's next round.
         lr_factor: factor of every learning rate as a function of the round, such as ``lambda t: 0.998**t``.
+        ascent: scalar of the objective's outputs that replaces the loss in the ascent step, as in ``optimizer.step``.
         seed: seed of participation, dropout and other draws of the network.
 
     Raises:
@@ -71,7 +72,7 @@ class DFedSAM:
         >>> from uumamba.optim import SAM
         >>> optimizer = partial(SAM, base=partial(torch.optim.SGD, lr=0.1), rho=0.05)
         >>> method = DFedSAM(lambda net, batch: net(batch).mean(), optimizer, ring(16), local_steps=5, gossip_steps=4)
-        >>> method.mixing.describe(method.gossip_steps)
+        >>> method.topology.describe(method.gossip_steps)
         'ring, 16 clients, 2 messages per client and step, spectral gap 0.0507, lambda^4 0.812'
 
     References:
@@ -87,19 +88,20 @@ class DFedSAM:
 
     objective: Callable[[nn.Module, Any], Tensor]
     optimizer: Callable[[Iterable[nn.Parameter]], WholeStepOptimizer]
-    mixing: Mixing
+    topology: Mixing
     local_steps: PositiveInt = 5
     gossip_steps: NonNegativeInt = 1
     participation: Share = 1.0
     keep_momentum: bool = False
     lr_factor: Callable[[int], float] | None = None
+    ascent: Callable[[Any], Tensor] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
         require(
-            self.participation == 1 or self.mixing.is_symmetric,
+            self.participation == 1 or self.topology.is_symmetric,
             "participation",
-            got=f"{self.participation} on {self.mixing.name}",
+            got=f"{self.participation} on {self.topology.name}",
             expected="1, since the graph is directed",
             fix="choose an undirected graph, such as ring, torus or random_regular",
         )
@@ -110,7 +112,7 @@ class DFedSAM:
         Returns:
             A boolean array of shape ``(clients,)``, with at least one True.
         """
-        clients = self.mixing.clients
+        clients = self.topology.clients
         present = np.zeros(clients, dtype=bool)
         generator = generator_for(self.seed, "participation", round_number)
         count = max(1, math.floor(self.participation * clients + 0.5))

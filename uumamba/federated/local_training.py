@@ -109,7 +109,7 @@ class LocalTraining:
         with preserve_random_state([device]):
             seed_everything(key_to_seed(method.seed, "local training", client.name, round_number))
             for step, batch in enumerate(self._take_batches(client, round_number)):
-                losses[step] = optimizer.step(partial(method.objective, self.net, batch))
+                losses[step] = optimizer.step(partial(method.objective, self.net, batch), ascent=method.ascent)
         kept = optimizer.state_dict() if method.keep_momentum else {}
         return LocalResult(
             ClientState(self.flat.read(), self._read_buffers(), kept),

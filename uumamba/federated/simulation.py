@@ -108,7 +108,7 @@ class Simulation:
     """
 
     def __init__(self, net: nn.Module, clients: Sequence[Client], method: DFedSAM) -> None:
-        check_clients(clients, method.mixing.clients, method.mixing.name)
+        check_clients(clients, method.topology.clients, method.topology.name)
         self.net, self.clients, self.method = net, list(clients), method
         self.round = 0
         self._training = LocalTraining(net, method)
@@ -135,8 +135,8 @@ class Simulation:
         for index in np.flatnonzero(present).tolist():
             weights[index] = results[index].state.weights
         first = method.first_gossip_step(number)
-        weights = mix(weights, method.mixing, first_step=first, steps=method.gossip_steps, present=present)
-        sent = sum(method.mixing.count_messages(first + step, present) for step in range(method.gossip_steps))
+        weights = mix(weights, method.topology, first_step=first, steps=method.gossip_steps, present=present)
+        sent = sum(method.topology.count_messages(first + step, present) for step in range(method.gossip_steps))
         self.weights, self.round = weights, number + 1
         for index in np.flatnonzero(present).tolist():
             self._buffers[index] = results[index].state.buffers
@@ -225,11 +225,11 @@ class Simulation:
         if not failed:
             return
         names = ", ".join(self.clients[index].name for index in failed)
-        if not self.method.mixing.is_symmetric:
+        if not self.method.topology.is_symmetric:
             raise UsageError(
                 names,
                 got=f"weights that are not finite after round {self.round}",
-                expected=f"finite weights, since {self.method.mixing.name} is directed and needs every client",
+                expected=f"finite weights, since {self.method.topology.name} is directed and needs every client",
                 fix="lower the learning rate, check this client's data, or choose an undirected graph",
             )
         warnings.warn(
