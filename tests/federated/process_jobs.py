@@ -1,4 +1,4 @@
-"""Jobs of four processes: equal rounds, and one job for each way to end.
+"""Jobs of four processes, one for each way to end, and equal rounds.
 
 test_processes.py runs them in a child process, or all equal rounds by torchrun.
 """

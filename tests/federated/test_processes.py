@@ -51,7 +51,7 @@ def trained(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def ended(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Run groups of four processes, in each of which one fails; return their folder."""
+    """Run groups of four processes with one failure each; return their folder."""
     folder = tmp_path_factory.mktemp("ended")
     done = run_script([str(folder)], repository)
     assert done.returncode == 0, done.stderr
@@ -61,7 +61,7 @@ def ended(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("example", METHODS)
 def test_each_process_equals_its_row_of_the_simulation(trained: Path, example: str) -> None:
-    """Sums of the gossip steps may be rounded differently by one float32 in the last place."""
+    """The tolerance is that of float32: two builds may sum in another order."""
     with pytest.warns(match="isolated") if "not finite" in example else nullcontext():
         simulation, records = simulate(example)
     stored = [json.loads((trained / example / f"{index}.json").read_text("utf-8")) for index in range(CLIENTS)]
@@ -174,7 +174,7 @@ def test_the_model_of_a_site_is_that_of_the_simulation() -> None:
 
 
 def test_a_server_and_a_wrong_number_of_processes_are_refused() -> None:
-    with pytest.raises(UsageError, match=r"mixing: got a server.*full\(clients\)"):
+    with pytest.raises(UsageError, match=r"topology: got a server.*full\(clients\)"):
         make_site(method=DFedSAM(objective, EXAMPLE.optimizer, Server([1] * 4)))
     with (
         pytest.raises(UsageError, match=r"processes: got 1, expected 4.*torchrun --nproc-per-node 4"),

@@ -26,7 +26,7 @@ def join_as_client(
     device: str = "cpu",
     silence_s: float = SILENCE_S,
 ) -> Iterator[Site]:
-    """Join the processes of the other clients for the duration of the block.
+    """Join the other clients' processes for the duration of the block.
 
     The process of rank i is client i of the gossip matrix. It sends its weights to its neighbours alone, point to point
     over gloo. Weights after each round equal the client's row in :class:`Simulation` with the same seeds, except for
@@ -61,18 +61,18 @@ def join_as_client(
     """
     place = Place.from_environment()
     require(
-        place.count == method.mixing.clients,
+        place.count == method.topology.clients,
         "processes",
         got=place.count,
-        expected=f"{method.mixing.clients}, the clients of {method.mixing.name}",
-        fix=f"start with torchrun --nproc-per-node {method.mixing.clients}",
+        expected=f"{method.topology.clients}, the clients of {method.topology.name}",
+        fix=f"start with torchrun --nproc-per-node {method.topology.clients}",
     )
     with join_group(device, place, silence_s=silence_s) as ranks:
         yield connect_site(net, make_client(ranks.rank), method, ranks)
 
 
 def connect_site(net: nn.Module, client: Client, method: DFedSAM, ranks: Ranks) -> Site:
-    """Return the client of this process in a group that it has joined.
+    """Return the client of this process in a joined group.
 
     All processes call it together, once for each method to run. See :func:`join_as_client`.
 

@@ -74,7 +74,7 @@ class SiteRecord:
 
 @dataclass(frozen=True)
 class SiteSummary:
-    """Facts of one client that must be the same at all, as plain numbers.
+    """Facts that must be the same at all clients.
 
     Attributes:
         name: name of the client.
@@ -152,17 +152,17 @@ class Site:
 
     def __init__(self, net: nn.Module, client: Client, method: DFedSAM, links: Links) -> None:
         require(
-            not isinstance(method.mixing, Server),
-            "mixing",
+            not isinstance(method.topology, Server),
+            "topology",
             got="a server",
             expected="a topology, since clients exchange with neighbours only",
             fix="use full(clients), whose gossip step is the mean of all clients",
         )
         require(
-            len(links.names) == method.mixing.clients,
+            len(links.names) == method.topology.clients,
             "clients",
             got=f"{len(links.names)} clients",
-            expected=f"{method.mixing.clients}, the clients of {method.mixing.name}",
+            expected=f"{method.topology.clients}, the clients of {method.topology.name}",
         )
         self.net, self.client, self.method, self.links = net, client, method, links
         self.round = 0
@@ -180,7 +180,7 @@ class Site:
             method=key_to_seed(
                 repr((method.local_steps, method.gossip_steps, method.participation, method.keep_momentum)),
                 method.seed,
-                *_list_links(method.mixing),
+                *_list_links(method.topology),
             ),
             weight_sum=float(weights.sum()),
             weight_norm=float(weights.norm()),
@@ -192,7 +192,7 @@ class Site:
             yield self.run_round()
 
     def run_round(self) -> SiteRecord:
-        """Take the local steps of a round and exchange weights with the neighbours.
+        """Take a round's local steps and exchange weights with the neighbours.
 
         Raises:
             UsageError: a neighbour sends another shape, or this client's weights are not finite on a directed graph.
@@ -261,8 +261,11 @@ class Site:
         self.state = ClientState(state["weights"].clone(), dict(state["buffers"]), dict(state["optimizer"]))
 
     def _find_isolated(self, present: np.ndarray, *, is_finite: bool) -> list[int]:
-        """Tell this round's neighbours whether the weights are finite; return the rows of those whose are not."""
-        mixing, index, steps = self.method.mixing, self.links.index, self._gossip_steps()
+        """Return the rows of the clients whose weights are not finite.
+
+        They are this client or neighbours of this round's gossip steps.
+        """
+        mixing, index, steps = self.method.topology, self.links.index, self._gossip_steps()
         to = {each for step in steps for each in receivers(mixing, index, step, present)}
         come_from = {each for step in steps for each in senders(mixing, index, step, present)}
         own = torch.tensor([float(is_finite)])
@@ -271,8 +274,8 @@ class Site:
         return [each for each, report in sorted({**reports, index: own}.items()) if not report.item()]
 
     def _gossip(self, weights: Tensor, present: np.ndarray) -> tuple[Tensor, int]:
-        """Return the weights after the gossip steps, and the bytes that were sent."""
-        mixing, index, sent_bytes = self.method.mixing, self.links.index, 0
+        """Return the weights after the gossip steps, and the bytes sent."""
+        mixing, index, sent_bytes = self.method.topology, self.links.index, 0
         for count, step in enumerate(self._gossip_steps()):
             to, come_from = receivers(mixing, index, step, present), senders(mixing, index, step, present)
             tag = self.round * (self.method.gossip_steps + 1) + 1 + count
@@ -288,7 +291,7 @@ class Site:
         return range(first, first + self.method.gossip_steps)
 
     def _check_may_be_isolated(self) -> None:
-        name, mixing = self.client.name, self.method.mixing
+        name, mixing = self.client.name, self.method.topology
         if not mixing.is_symmetric:
             raise UsageError(
                 name,
