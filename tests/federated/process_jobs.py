@@ -1,4 +1,4 @@
-"""Jobs of four processes, one for each way to end, and equal rounds.
+"""Jobs of four processes: ends by errors, and equal rounds.
 
 test_processes.py runs them in a child process, or all equal rounds by torchrun.
 """

@@ -55,8 +55,8 @@ def make_example_client(example: str, index: int) -> Client:
     return make_client(index, is_poisoned=example == "a site that is not finite" and index == 2)
 
 
-def simulate(example: str) -> tuple[Simulation, list[Any]]:
+def simulate(example: str, *, rounds: int = ROUNDS) -> tuple[Simulation, list[Any]]:
     """Return the simulation after its rounds, and their records."""
     clients = [make_example_client(example, index) for index in range(CLIENTS)]
     simulation = Simulation(make_net(), clients, METHODS[example])
-    return simulation, list(simulation.run(ROUNDS))
+    return simulation, list(simulation.run(rounds))

@@ -61,7 +61,7 @@ def ended(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 @pytest.mark.parametrize("example", METHODS)
 def test_each_process_equals_its_row_of_the_simulation(trained: Path, example: str) -> None:
-    """The tolerance is that of float32: two builds may sum in another order."""
+    """The tolerance is rounding of float32, which depends on threads."""
     with pytest.warns(match="isolated") if "not finite" in example else nullcontext():
         simulation, records = simulate(example)
     stored = [json.loads((trained / example / f"{index}.json").read_text("utf-8")) for index in range(CLIENTS)]

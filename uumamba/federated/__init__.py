@@ -17,9 +17,11 @@ from uumamba.federated.graphs import (
 from uumamba.federated.local_training import ClientState, LocalResult, LocalTraining
 from uumamba.federated.mixing import Isolated, Mixing, Server
 from uumamba.federated.norm_statistics import recompute_statistics
+from uumamba.federated.nvflare_jobs import make_nvflare_job, run_nvflare_simulator
 from uumamba.federated.processes import connect_site, join_as_client
 from uumamba.federated.simulation import RoundRecord, Scores, Simulation
 from uumamba.federated.site_rounds import Links, Site, SiteRecord, SiteSummary, check_same
+from uumamba.federated.site_setup import SiteError, SiteSetup
 from uumamba.federated.topology import Topology
 
 __all__ = [
@@ -37,7 +39,9 @@ __all__ = [
     "Server",
     "Simulation",
     "Site",
+    "SiteError",
     "SiteRecord",
+    "SiteSetup",
     "SiteSummary",
     "Topology",
     "check_same",
@@ -47,6 +51,7 @@ __all__ = [
     "full",
     "grid",
     "join_as_client",
+    "make_nvflare_job",
     "mean_weights",
     "metropolis",
     "mix",
@@ -54,5 +59,6 @@ __all__ = [
     "random_regular",
     "recompute_statistics",
     "ring",
+    "run_nvflare_simulator",
     "torus",
 ]
