@@ -32,7 +32,7 @@ METHODS = {
     "kept momentum": DFedSAM(objective, partial(Plain, base=MOMENTUM), ring(CLIENTS), keep_momentum=True),
     "absent clients": DFedSAM(objective, SAM_SGD, ring(CLIENTS), participation=0.6, gossip_steps=2, seed=1),
     "directed": DFedSAM(objective, SAM_SGD, exponential(CLIENTS), lr_factor=lambda number: 0.9**number),
-    "schedule": DFedSAM(objective, SAM_SGD, one_peer_exponential(CLIENTS), gossip_steps=3),
+    "schedule": DFedSAM(objective, SAM_SGD, one_peer_exponential(CLIENTS)),
     "alone": DFedSAM(objective, SAM_SGD, Isolated(CLIENTS)),
     "a site that is not finite": DFedSAM(objective, partial(Unchecked, base=SGD), ring(CLIENTS), gossip_steps=2),
 }
