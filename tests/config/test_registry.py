@@ -37,6 +37,7 @@ from uumamba.data.dataset import PatchDataset
 from uumamba.data.recipe import PreprocessRecipe
 from uumamba.data.sampling import Sampling
 from uumamba.domain_generalization import USEFUL
+from uumamba.federated import ring
 from uumamba.inference import Predictor
 from uumamba.runtime.errors import UsageError
 from uumamba.runtime.options import read_value
@@ -58,6 +59,7 @@ SMALLEST: dict[tuple[str, str], dict[str, Any]] = {
     },
     **{("net", name): {"spatial_dims": 2} for name in ("SegResNet", "UNETR", "SwinUNETR")},
     ("domain_generalization", "UDIM"): {"perturbation": {"name": "style"}},
+    ("federated", "DFedSAM"): {"topology": {"name": "ring"}},
     ("trigger", "AdaptiveTrigger"): {"total_steps": 10},
     ("ct_statistics", "CtStatistics"): {"low_hu": -50.0, "high_hu": 500.0, "mean_hu": 250.0, "std_hu": 100.0},
 }
@@ -67,6 +69,8 @@ SUPPLIED: dict[str, dict[str, Any]] = {
     "optim": {"params": [nn.Parameter(torch.ones(2))], "base": partial(torch.optim.SGD, lr=0.1)},
     "domain_generalization": {"net": nn.Linear(2, 2), "loss": nn.MSELoss(), "perturbation": None},
     "schedule": {"optimizer": None, "total_steps": 5, "budget": None},
+    "federated": {"objective": None, "optimizer": None, "topology": ring(4)},
+    "topology": {"clients": 8},
     "quantization": {"net": nn.Linear(2, 2)},
     "gaqat": {"optimizer": None, "net": nn.Linear(2, 2)},
     "net": FROM_DATA,

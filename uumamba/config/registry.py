@@ -130,6 +130,28 @@ KINDS: dict[str, Kind] = {
         order=("weight_bits", "act_bits", "first_last_bits", "per_channel", "overrides", "start_step"),
     ),
     "gaqat": Kind({"GAQAT": "uumamba.quantization:GAQAT"}, supplied=frozenset({"optimizer", "net"}), only="GAQAT"),
+    "federated": Kind(
+        {"DFedSAM": "uumamba.federated:DFedSAM"},
+        supplied=frozenset({"objective", "optimizer", "lr_factor", "ascent", "seed"}),
+        nested={"topology": "topology"},
+        section="uumamba.config.federated:FederatedOptions",
+        only="DFedSAM",
+        order=("sites", "topology", "local_steps", "gossip_steps", "participation"),
+    ),
+    "topology": Kind(
+        {
+            "ring": "uumamba.federated:ring",
+            "grid": "uumamba.federated:grid",
+            "torus": "uumamba.federated:torus",
+            "exponential": "uumamba.federated:exponential",
+            "one_peer_exponential": "uumamba.federated:one_peer_exponential",
+            "random_regular": "uumamba.federated:random_regular",
+            "full": "uumamba.federated:full",
+            "server": "uumamba.federated:Server",
+            "isolated": "uumamba.federated:Isolated",
+        },
+        supplied=frozenset({"clients", "sizes"}),
+    ),
     "augment": Kind(
         {"nnunet": "uumamba.data.augment:nnunet_transforms"},
         supplied=frozenset({"patch_size", "mirror_swaps", "channels"}),

@@ -22,6 +22,7 @@ from uumamba.config.base import Config
 from uumamba.config.bind import Part, PartOf, read_part
 from uumamba.config.data import DatasetConfig, PreprocessConfig
 from uumamba.config.domain_generalization import build_penalty
+from uumamba.config.federated import check_federated
 from uumamba.config.learning_rate import build_schedule, check_minutes
 from uumamba.config.net import build_network, check_prediction, find_dimensions, find_divisor, reads_values
 from uumamba.config.objectives import build_objective
@@ -59,6 +60,7 @@ class RunConfig(Config):
         objective: how batches become a scalar.
         optim: the optimizer around its base.
         domain_generalization: penalty at the original weights; null for none.
+        federated: training by sites that exchange weights; null for all cases in one place.
         schedule: learning rate of each step.
         training: length, patches and precision.
         augment: random transforms of patches.
@@ -78,6 +80,7 @@ class RunConfig(Config):
     )
     optim: Annotated[Part, PartOf("optim")]
     domain_generalization: Annotated[Part, PartOf("domain_generalization")] | None = None
+    federated: Annotated[Part, PartOf("federated")] | None = None
     schedule: Annotated[Part, PartOf("schedule")] = Field(default_factory=partial(read_part, "schedule", {}))
     training: TrainingConfig
     augment: Annotated[Part, PartOf("augment")] = Field(default_factory=partial(read_part, "augment", {}))
@@ -201,6 +204,14 @@ class RunConfig(Config):
             expected=f"none with {self.optim.name}",
             fix="leave ascent out, or take an optimizer such as SAM or ASAM",
         )
+        if self.federated is not None:
+            check_federated(
+                self.federated,
+                training=self.training,
+                schedule=self.schedule,
+                parts={"quantization": self.quantization, "domain_generalization": self.domain_generalization},
+                objective=self.objective.name,
+            )
         if self.quantization is not None:
             check_run(
                 self.quantization,

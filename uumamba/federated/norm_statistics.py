@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from uumamba.runtime.errors import require
+from uumamba.runtime.seeds import preserve_random_state, seed_everything
 
 
 def has_running_statistics(net: nn.Module) -> bool:
@@ -22,7 +23,8 @@ def recompute_statistics(
     """Recompute running statistics as means over batches, at the current weights.
 
     Averages of clients' statistics are not the statistics of averaged weights. Every batch counts the same. Weights,
-    gradients and training mode do not change. A network without running statistics needs no batches.
+    gradients, training mode and random states do not change; equal batches give equal statistics, also with dropout. A
+    network without running statistics needs no batches.
 
     Args:
         net: the network.
@@ -48,9 +50,11 @@ def recompute_statistics(
             layer.reset_running_stats()
             layer.momentum = None  # a cumulative mean
         net.train()
-        for batch in batches:
-            count += 1
-            net(batch) if forward is None else forward(net, batch)
+        with preserve_random_state([next(net.parameters()).device]):
+            seed_everything(0)
+            for batch in batches:
+                count += 1
+                net(batch) if forward is None else forward(net, batch)
     finally:
         for layer, momentum in zip(layers, momenta, strict=True):
             layer.momentum = momentum

@@ -157,24 +157,32 @@ class Simulation:
         return ClientState(self.weights[index], self._buffers[index], self._optimizers[index])
 
     def client_model(self, index: int) -> nn.Module:
-        """Return a copy of the network with a client's weights.
+        """Return a copy of the network with a client's weights; see :meth:`load_client`."""
+        return copy.deepcopy(self.load_client(index))
+
+    def consensus_model(self) -> nn.Module:
+        """Return a copy of the network with the clients' mean weights."""
+        return copy.deepcopy(self.load_consensus())
+
+    def load_client(self, index: int) -> nn.Module:
+        """Load a client's weights into the network, and return it.
 
         Running statistics are recomputed on some of its batches.
         """
         self._training.load(self.state(index))
         if has_running_statistics(self.net):
             recompute_statistics(self.net, self._statistics_batches([self.clients[index]]), self.method.objective)
-        return copy.deepcopy(self.net)
+        return self.net
 
-    def consensus_model(self) -> nn.Module:
-        """Return a copy of the network with the clients' mean weights.
+    def load_consensus(self) -> nn.Module:
+        """Load the clients' mean weights into the network, and return it.
 
         Running statistics are recomputed on some batches of every client.
         """
         self._training.load(ClientState(mean_weights(self.weights), self._buffers[0]))
         if has_running_statistics(self.net):
             recompute_statistics(self.net, self._statistics_batches(self.clients), self.method.objective)
-        return copy.deepcopy(self.net)
+        return self.net
 
     def score(self, metric: Callable[[nn.Module], float]) -> Scores:
         """Score each client's own model and the mean model.
@@ -182,12 +190,11 @@ class Simulation:
         Args:
             metric: returns the score of a network in evaluation mode, higher is better, on the same data for all.
         """
-        scores = []
-        for model in (*map(self.client_model, range(len(self.clients))), self.consensus_model()):
-            with evaluating(model):
-                scores.append(float(metric(model)))
-        names = [client.name for client in self.clients]
-        return Scores(dict(zip(names, scores[:-1], strict=True)), scores[-1])
+        by_client: dict[str, float] = {}
+        with evaluating(self.net):
+            for index, client in enumerate(self.clients):
+                by_client[client.name] = float(metric(self.load_client(index)))
+            return Scores(by_client, float(metric(self.load_consensus())))
 
     def state_dict(self) -> dict[str, Any]:
         """Return all clients' states as a tree of tensors and plain values."""

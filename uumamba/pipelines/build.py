@@ -45,6 +45,7 @@ from uumamba.training import (
     standard_observers,
 )
 from uumamba.training.run_folder import list_checkpoints
+from uumamba.types import Batch
 
 Validate = Callable[[nn.Module], dict[str, float]]
 
@@ -76,25 +77,9 @@ def build_trainer(
         observers: display, plot, trackers and others; None for those of the Trainer.
         ranks: the processes that train together.
     """
-    config, sides = job.config, job.sides
-    labels = folder.manifest.labels
-    swaps = None if sides is None else sides.swaps(config.training.patch_size)
-    seed_everything(config.seed)
-    channels = folder.manifest.channels
-    net = config.build_net(classes=labels.outputs, channels=len(channels))
-    quantization = config.quantization
-    if init is not None:
-        quantize = None if quantization is None else quantization.bind()
-        load_initial_weights(net, init, quantize=quantize, channels=channels, labels=labels)
-    elif quantization is not None:
-        quantization.bind()(net)
-    net.to(device)
-    if ranks.is_rank_zero:
-        warn_of_slow_scan(net, device)
+    config, labels = job.config, folder.manifest.labels
     channels_last = resolve_channels_last(config.training.channels_last, device)
-    if channels_last:
-        lay_channels_last(net)  # before the ranks allocate their gradients in the same format
-    net = ranks.wrap(net)
+    net = ranks.wrap(build_start(config, folder, init=init, device=device, warns=ranks.is_rank_zero))
     loss = build_loss(config, labels)
     outputs = needs_logits(config.optim)
     objective = build_objective(config.objective, loss, net, outputs=outputs, labels=labels).to(device)
@@ -102,23 +87,12 @@ def build_trainer(
     scaler = torch.amp.GradScaler(device) if precision == "float16" else None
     optimizer = build_optimizer(config.optim, net, objective, labels=labels, scaler=scaler)
     dataset = build_dataset(config, folder, job.training_ids if cases is None else cases)
-    augment = build_augment(
-        config.augment, patch_size=config.training.patch_size, mirror_swaps=swaps, channels=len(channels)
-    )
     observers = standard_observers() if observers is None else observers
-    if quantization is not None:
-        counters = QuantizationCounters(net, attach_gaqat(quantization, optimizer, bare_network(net)))
+    if config.quantization is not None:
+        counters = QuantizationCounters(net, attach_gaqat(config.quantization, optimizer, bare_network(net)))
         observers = (counters, *observers)
     if validate is None and job.validation_ids:
         validate = WholeCaseValidation(config, folder, job.validation_ids, device=device, ranks=ranks)
-    stored = stored_config(
-        config,
-        folder,
-        fold=job.folder.fold,
-        sides=None if sides is None else sides.to_json(),
-        training_ids=() if run_dir is None else job.training_ids,
-    )
-    resumed = partial(complete_config, current=config, labels=labels, fingerprint=stored.get(FINGERPRINT))
     share, training_options = BatchShare(dataset, rank=ranks.rank, ranks=ranks.count), config.training
     return Trainer(
         net,
@@ -126,7 +100,7 @@ def build_trainer(
         optimizer,
         batches=Prefetcher(
             partial(batches, share, workers=training_options.workers),
-            augment=augment,
+            augment=build_augmentation(job, folder),
             read_ahead=device.startswith("cuda"),  # on a CPU the thread would take a core from the training
         ),
         epochs=training_options.epochs,
@@ -151,15 +125,65 @@ def build_trainer(
         ),
         average=None if training_options.ema_decay is None else MovingAverage(net, training_options.ema_decay),
         validation=None if validate is None else Validation(validate, every=training_options.validate_every),
-        folder=None
-        if run_dir is None
-        else RunFolder(
-            run_dir,
-            config=stored,
-            complete_config=resumed,
-            save_every_minutes=training_options.save_every_minutes,
-        ),
+        folder=None if run_dir is None else build_run_folder(job, folder, run_dir),
         observers=observers,
+    )
+
+
+def build_start(
+    config: RunConfig, folder: PreparedFolder, *, init: str | None, device: str, warns: bool = True
+) -> nn.Module:
+    """Seed the global generators, and build the network of a run's start on its device.
+
+    Args:
+        config: the run.
+        folder: the prepared cases.
+        init: a model whose weights the network starts from.
+        device: torch's name of the training device.
+        warns: warn of a slow selective scan.
+    """
+    labels, channels, quantization = folder.manifest.labels, folder.manifest.channels, config.quantization
+    seed_everything(config.seed)
+    net = config.build_net(classes=labels.outputs, channels=len(channels))
+    if init is not None:
+        quantize = None if quantization is None else quantization.bind()
+        load_initial_weights(net, init, quantize=quantize, channels=channels, labels=labels)
+    elif quantization is not None:
+        quantization.bind()(net)
+    net.to(device)
+    if warns:
+        warn_of_slow_scan(net, device)
+    if resolve_channels_last(config.training.channels_last, device):
+        lay_channels_last(net)  # before ranks allocate their gradients in the same format
+    return net
+
+
+def build_augmentation(job: Job, folder: PreparedFolder) -> Callable[[Batch], Batch]:
+    """Build the random transforms of a fold's batches."""
+    patch_size = job.config.training.patch_size
+    swaps = None if job.sides is None else job.sides.swaps(patch_size)
+    return build_augment(
+        job.config.augment, patch_size=patch_size, mirror_swaps=swaps, channels=len(folder.manifest.channels)
+    )
+
+
+def build_run_folder(job: Job, folder: PreparedFolder, run_dir: Path) -> RunFolder:
+    """Build the folder of a fold, with everything that prediction needs in its configuration."""
+    config = job.config
+    stored = stored_config(
+        config,
+        folder,
+        fold=job.folder.fold,
+        sides=None if job.sides is None else job.sides.to_json(),
+        training_ids=job.training_ids,
+    )
+    return RunFolder(
+        run_dir,
+        config=stored,
+        complete_config=partial(
+            complete_config, current=config, labels=folder.manifest.labels, fingerprint=stored.get(FINGERPRINT)
+        ),
+        save_every_minutes=config.training.save_every_minutes,
     )
 
 
@@ -303,12 +327,19 @@ class WholeCaseValidation:
 
     def __call__(self, net: nn.Module) -> dict[str, float]:
         """Compute the mean Dice of each structure and of all."""
+        return self.average([*self.score_cases(net).values()])
+
+    def score_cases(self, net: nn.Module) -> dict[str, dict[str, float]]:
+        """Compute the Dice of each structure in each case."""
         predictor, ranks = self._build_predictor(net), self.ranks
         shares = ranks.gather(
             [self._compute_dice(name, predictor) for name in self.case_ids[ranks.rank :: ranks.count]]
         )
         # In the order of the cases, so that sums round as in one process.
-        rows = [shares[index % ranks.count][index // ranks.count] for index in range(len(self.case_ids))]
+        return {name: shares[index % ranks.count][index // ranks.count] for index, name in enumerate(self.case_ids)}
+
+    def average(self, rows: Sequence[dict[str, float]]) -> dict[str, float]:
+        """Average the Dice of some cases, for each structure and over all."""
         mean = mean_dice({name: [row[name] for row in rows] for name in self.targets})
         each = {f"dice_{name}": dice for name, dice in mean.structures.items() if dice is not None}
         return {"dice": mean.as_dict()["dice"]} | each

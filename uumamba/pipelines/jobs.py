@@ -6,7 +6,7 @@ execute the jobs.
 
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import torch
 from uumamba.config import RunConfig
 from uumamba.config.automatic import AUTO, NORMALISATION, SPACING
 from uumamba.config.case_split import EVERY_FOLD, split_cases
+from uumamba.config.federated import Sites, build_federated, check_site_labels, split_sites
 from uumamba.config.label_checks import check_labels
 from uumamba.config.stored_config import complete_run
 from uumamba.config.track import check_trackers
@@ -49,6 +50,7 @@ class Job:
         training_ids: ids of the training cases, in the order of the manifest.
         validation_ids: ids of the validation cases; empty for fold ``"all"``.
         sides: left/right axes and swapped labels; None if no structure has a side.
+        sites: training and validation cases of each site of a decentralized training; empty for one place.
     """
 
     config: RunConfig
@@ -56,6 +58,7 @@ class Job:
     training_ids: tuple[str, ...]
     validation_ids: tuple[str, ...]
     sides: MirroredSides | None
+    sites: Sites = field(default_factory=dict)
 
 
 def list_jobs(
@@ -130,7 +133,11 @@ def list_jobs(
         may_be_empty=may_be_empty,
     )
     sides = {name: check_sides(config, manifest, cases.geometries(training)) for name, (training, _) in splits.items()}
-    jobs = [Job(replace_seed(config, each.seed), each, *splits[each.fold], sides[each.fold]) for each in targets]
+    sites = {name: _list_sites(config, cases, *split, ranks=ranks) for name, split in splits.items()}
+    jobs = [
+        Job(replace_seed(config, each.seed), each, *splits[each.fold], sides[each.fold], sites[each.fold])
+        for each in targets
+    ]
     for job in jobs:
         if config.training.useful is not None:
             SlowCases(job.config, cases, job.training_ids, job.folder.path).read(force=force)
@@ -194,6 +201,36 @@ def _select_existing(targets: Sequence[FoldFolder], manifest: Manifest) -> list[
     """Select the folds up to the last one of the data set."""
     last = max((case.fold for case in manifest.select(split="training") if case.fold is not None), default=0)
     return [each for each in targets if int(each.fold) <= last]
+
+
+def _list_sites(
+    config: RunConfig,
+    cases: RawFolder | PreparedFolder,
+    training: Sequence[str],
+    validation: Sequence[str],
+    *,
+    ranks: int,
+) -> Sites:
+    """Split a fold's cases over the sites of a decentralized training."""
+    if config.federated is None:
+        return {}
+    require(
+        ranks == 1,
+        "federated",
+        got=f"{ranks} processes",
+        expected="one process, which simulates the sites in turn",
+        fix="start without torchrun, or train several folds on several devices",
+    )
+    sites = split_sites(cases.manifest, training, validation, by=config.federated.sites)
+    sizes = [len(own) for own, _ in sites.values()]
+    build_federated(config.federated, sizes, objective=None, optimizer=None)  # raises for what no graph can do
+    if isinstance(cases, PreparedFolder):
+        classes: dict[str, set[int] | None] = {}
+        for site, (own, _) in sites.items():
+            found = [cases.find_classes(case_id) for case_id in own]
+            classes[site] = None if None in found else set[int]().union(*filter(None, found))
+        check_site_labels(cases.manifest.classes, classes)
+    return sites
 
 
 def _check_devices(config: RunConfig, device: str, *, jobs: int) -> None:

@@ -17,13 +17,14 @@ from uumamba.pipelines.jobs import Job, list_jobs, resolve_config
 from uumamba.pipelines.models import load_predictor
 from uumamba.pipelines.postprocessing import CHOICE_NAME, choose_for_fold
 from uumamba.pipelines.run_layout import RUN_MANIFEST_NAME, RunManifest, write_run_summary
+from uumamba.pipelines.sites.federated_build import build_federated_trainer
 from uumamba.pipelines.slow_cases import training_case_ids
 from uumamba.runtime.device_jobs import run_on_devices
 from uumamba.runtime.observer import Observer, describe_failure, to_stderr
 from uumamba.runtime.progress_bar import track
 from uumamba.runtime.stop import StopRequest
 from uumamba.runtime.terminal import is_terminal
-from uumamba.training import ALONE, Ranks, Trainer, standard_observers
+from uumamba.training import ALONE, FederatedTrainer, Ranks, Trainer, standard_observers
 
 _VERIFIED_AT_ONCE = 8
 """Cases verified between two looks at a stop request; some seconds for large scans."""
@@ -176,13 +177,19 @@ def _train_job(
         ),
         *_build_trackers(job, say=show if ranks.is_rank_zero else None),
     )
-    trainer = build(job, cases=cases, run_dir=target.path, observers=observers, ranks=ranks)
+    trainer: Trainer | FederatedTrainer
+    if job.sites:
+        trainer = build_federated_trainer(
+            job, folder, init=init, device=device, run_dir=target.path, observers=observers
+        )
+    else:
+        trainer = build(job, cases=cases, run_dir=target.path, observers=observers, ranks=ranks)
     trainer.fit(resume=resume, force=force)
     if not ranks.is_rank_zero:
         return
     if job.config.inference.postprocess == "auto" and job.validation_ids:
         predictor = load_predictor(target.path, device=device)
-        choose_for_fold(target.path, predictor, folder, job.validation_ids, steps=trainer.state.progress.steps_done)
+        choose_for_fold(target.path, predictor, folder, job.validation_ids, steps=trainer.progress.steps_done)
     else:
         (target.path / CHOICE_NAME).unlink(missing_ok=True)  # of an earlier call with other options
 

@@ -6,6 +6,7 @@ from uumamba.runtime.stop import StoppedOnRequest
 from uumamba.training.budget import Budget
 from uumamba.training.checkpoint import Checkpoint, DamagedCheckpointError, read_checkpoint, save_checkpoint
 from uumamba.training.display import make_display, standard_observers
+from uumamba.training.federated_trainer import FederatedTrainer
 from uumamba.training.prefetcher import Prefetcher
 from uumamba.training.progress_plot import ProgressPlot, draw_progress
 from uumamba.training.run_folder import BEST, LAST, PREVIOUS, RunFolder, RunLog
@@ -24,6 +25,7 @@ __all__ = [
     "Checkpoint",
     "DamagedCheckpointError",
     "Execution",
+    "FederatedTrainer",
     "MovingAverage",
     "Observer",
     "Prefetcher",

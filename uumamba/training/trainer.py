@@ -23,7 +23,7 @@ from uumamba.training.method_step import MethodStep
 from uumamba.training.prefetcher import Prefetcher
 from uumamba.training.repeatable_step import RepeatableStep
 from uumamba.training.run_folder import RESUME, RunFolder, check_new_run, check_same_config, replace_infinite
-from uumamba.training.run_state import MovingAverage, RunState
+from uumamba.training.run_state import MovingAverage, Progress, RunState
 from uumamba.training.schedule import BudgetSchedule
 from uumamba.training.trainer_options import Execution, StepOptions, Validation
 from uumamba.types import Batch, Objective
@@ -157,6 +157,11 @@ class Trainer:
             net, self.state, step, autocast=self._autocast, compiles=execution.compiles, say=self.observers.say
         )
         self._stop = StopRequest()
+
+    @property
+    def progress(self) -> Progress:
+        """Return epochs and steps done."""
+        return self.state.progress
 
     def fit(self, *, resume: bool = False, force: bool = False) -> None:
         """Train for the remaining epochs.

@@ -1,0 +1,1 @@
+"""Decentralized training of a run: sites, their batches and their scores."""
