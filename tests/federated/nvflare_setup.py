@@ -12,7 +12,7 @@ from uumamba.federated import Client, DFedSAM, Site
 
 
 class ExampleSetup:
-    """One example of the rounds, or of an error at site-2.
+    """One example of the rounds, or of an error at site_2.
 
     Args:
         example: name of the example.
@@ -24,11 +24,11 @@ class ExampleSetup:
 
     def build(self, name: str) -> tuple[nn.Module, Client, DFedSAM]:
         torch.set_num_threads(1)
-        index = int(name.rpartition("-")[2]) - 1
+        index = int(name.rpartition("_")[2]) - 1
         client = make_example_client(self.example, index)
-        if name == "site-2" and self.fault in ("raise", "die"):
+        if name == "site_2" and self.fault in ("raise", "die"):
             client = Client(name, self._fail)
-        hidden = 9 if name == "site-2" and self.fault == "network" else 8
+        hidden = 9 if name == "site_2" and self.fault == "network" else 8
         return make_net(hidden=hidden), client, METHODS[self.example]
 
     def finish(self, site: Site, folder: Path) -> None:

@@ -30,9 +30,11 @@ from tests.federated.site_examples import (
 )
 from tests.forked_ranks import run_groups
 from uumamba.federated import Client, DFedSAM, connect_site, exponential, join_as_client, ring
-from uumamba.runtime import rank_watch
+from uumamba.runtime import rank_group, rank_watch
+from uumamba.runtime.errors import EndedWithAnother
 from uumamba.runtime.process_end import end_process
 from uumamba.runtime.rank_group import join_group
+from uumamba.runtime.rank_watch import RankWatch
 from uumamba.runtime.ranks import ALONE, Ranks
 
 join = partial(join_as_client, silence_s=4.0)
@@ -57,8 +59,12 @@ def raise_in_a_site(folder: Path, _: Any) -> None:
         client = make_client(index)
         return client if index != 2 else Client.from_tensors("Utrecht", torch.randn(12, 6), torch.full((12,), 9))
 
-    with join(make_net(), make, METHOD) as site:
-        list(site.run(3))
+    try:
+        with join(make_net(), make, METHOD) as site:
+            list(site.run(3))
+    except EndedWithAnother as error:
+        print(error)
+        raise
 
 
 def poison_a_directed_graph(folder: Path, _: Any) -> None:
@@ -88,5 +94,7 @@ if __name__ == "__main__":
         with join_group("cpu") as joined:
             run_examples(Path(sys.argv[1]), joined)
         end_process(0)
-    rank_watch.LEAVE_WITHIN_S = 10.0  # rank 0 waits so long for the one that was killed
+    # Rank 0 must outlast the grace time of a rank that still waits for its weights.
+    rank_watch.LEAVE_WITHIN_S = 10.0
+    rank_group.RankWatch = partial(RankWatch, grace_s=4.0)  # type: ignore[misc,assignment]
     run_groups(Path(sys.argv[1]), JOBS, count=CLIENTS, join=lambda: nullcontext(ALONE))  # type: ignore[arg-type]

@@ -48,7 +48,7 @@ def make_client(index: int, *, is_poisoned: bool = False) -> Client:
     generator = torch.Generator().manual_seed(100 + index)
     x = torch.randn(12, 6, generator=generator)
     labels = torch.randint(4, (12,), generator=generator)
-    return Client.from_tensors(f"site-{index + 1}", x * float("nan") if is_poisoned else x, labels, batch_size=5)
+    return Client.from_tensors(f"site_{index + 1}", x * float("nan") if is_poisoned else x, labels, batch_size=5)
 
 
 def make_example_client(example: str, index: int) -> Client:

@@ -12,7 +12,7 @@ from tests.federated.site_examples import CLIENTS, simulate
 from uumamba.federated import SiteError, make_nvflare_job, run_nvflare_simulator
 from uumamba.runtime.errors import UsageError
 
-SITES = [f"site-{index + 1}" for index in range(CLIENTS)]
+SITES = [f"site_{index + 1}" for index in range(CLIENTS)]
 ROUNDS = 2
 
 pytestmark = pytest.mark.nvflare
@@ -45,20 +45,20 @@ def test_sites_of_nvflare_equal_the_rows_of_the_simulation(tmp_path: Path) -> No
 @pytest.mark.timeout(180)
 def test_an_error_at_a_site_ends_the_job_and_is_raised_with_the_sites_name(tmp_path: Path) -> None:
     job = make_nvflare_job(ExampleSetup("several gossip steps", fault="raise"), SITES, rounds=3)
-    with pytest.raises(SiteError, match=r"the scanner's folder is gone \(in round 1 of site-2\)"):
+    with pytest.raises(SiteError, match=r"the scanner's folder is gone \(in round 1 of site_2\)"):
         run_nvflare_simulator(job, tmp_path / "work")
 
 
 def test_a_job_holds_the_setup_and_leaves_uumamba_to_the_sites_installation(tmp_path: Path) -> None:
     make_nvflare_job(ExampleSetup("alone"), SITES, rounds=5, name="hearts", wait_s=7.0).export_job(str(tmp_path))
-    config = json.loads((tmp_path / "hearts" / "app_site-3" / "config" / "config_fed_client.json").read_text("utf-8"))
+    config = json.loads((tmp_path / "hearts" / "app_site_3" / "config" / "config_fed_client.json").read_text("utf-8"))
     executor = config["executors"][0]["executor"]
     assert executor["path"] == "uumamba.federated.nvflare_components.GossipExecutor"
     assert executor["args"]["wait_s"] == 7.0
     assert executor["args"]["setup"]["args"] == {"example": "alone"}
     server = json.loads((tmp_path / "hearts" / "app_server" / "config" / "config_fed_server.json").read_text("utf-8"))
     assert server["workflows"][0]["args"]["config"]["args"]["extra"] == {"rounds": 5}
-    copied = {path.name for path in (tmp_path / "hearts" / "app_site-3" / "custom").rglob("*.py")}
+    copied = {path.name for path in (tmp_path / "hearts" / "app_site_3" / "custom").rglob("*.py")}
     assert "nvflare_setup.py" in copied
     assert "nvflare_components.py" not in copied
 

@@ -28,7 +28,7 @@ from uumamba.federated.processes import ProcessLinks
 from uumamba.runtime.errors import UsageError
 from uumamba.runtime.ranks import ALONE
 
-NAMES = [f"site-{index + 1}" for index in range(CLIENTS)]
+NAMES = [f"site_{index + 1}" for index in range(CLIENTS)]
 EXAMPLE = METHODS["several gossip steps"]
 
 
@@ -85,7 +85,7 @@ def test_a_process_with_weights_that_are_not_finite_is_isolated_and_warns_with_i
     folder = trained / "a site that is not finite"
     warned = [json.loads((folder / f"{index}.json").read_text("utf-8"))["warned"] for index in range(CLIENTS)]
     assert [len(each) for each in warned] == [0, 0, 3, 0]
-    assert warned[2][0] == "site-3: weights are not finite after round 0; isolated for this round"
+    assert warned[2][0] == "site_3: weights are not finite after round 0; isolated for this round"
 
 
 @pytest.mark.slow
@@ -93,7 +93,7 @@ def test_a_process_with_weights_that_are_not_finite_is_isolated_and_warns_with_i
     ("job", "codes", "message"),
     [
         ("raises", [1] * 4, "Target 9 is out of bounds.\nin round 0 of Utrecht"),
-        ("not finite", [2] * 4, "site-2: got weights that are not finite after round 0, expected finite weights"),
+        ("not finite", [2] * 4, "site_2: got weights that are not finite after round 0, expected finite weights"),
         ("killed", [1, 1, 1, -9], "Another process of the group disappeared|no heartbeat of process 3"),
     ],
 )
@@ -108,6 +108,13 @@ def test_a_process_that_fails_ends_all_within_a_minute_and_names_its_client_once
     assert max(ends) - begin < 60
 
 
+@pytest.mark.slow
+def test_the_other_processes_end_with_the_error_and_its_client(ended: Path) -> None:
+    _, out, _ = read_group(ended / "raises")
+    for index in (0, 1, 3):
+        assert out[index] == "Process 2 ended: Target 9 is out of bounds. (in round 0 of Utrecht)\n"
+
+
 def make_site(index: int = 0, *, net: Any = None, method: DFedSAM = EXAMPLE) -> Site:
     return Site(net or make_net(), make_client(index), method, ProcessLinks(index, NAMES))
 
@@ -115,10 +122,10 @@ def make_site(index: int = 0, *, net: Any = None, method: DFedSAM = EXAMPLE) -> 
 @pytest.mark.parametrize(
     ("other", "complaint"),
     [
-        ({"net": make_net(hidden=9)}, "site-3: got a network of 121 trainable weights, expected the network of site-1"),
-        ({"net": make_net(seed=8)}, "site-3: got starting weights with the sum .* seed every client equally"),
-        ({"method": DFedSAM(objective, EXAMPLE.optimizer, ring(4), gossip_steps=2)}, "site-3: got another method"),
-        ({"method": DFedSAM(objective, EXAMPLE.optimizer, ring(4), seed=1)}, "site-3: got another method or topology"),
+        ({"net": make_net(hidden=9)}, "site_3: got a network of 121 trainable weights, expected the network of site_1"),
+        ({"net": make_net(seed=8)}, "site_3: got starting weights with the sum .* seed every client equally"),
+        ({"method": DFedSAM(objective, EXAMPLE.optimizer, ring(4), gossip_steps=2)}, "site_3: got another method"),
+        ({"method": DFedSAM(objective, EXAMPLE.optimizer, ring(4), seed=1)}, "site_3: got another method or topology"),
     ],
 )
 def test_clients_that_differ_are_refused_by_name(other: dict[str, Any], complaint: str) -> None:
@@ -133,7 +140,7 @@ def test_random_graphs_of_other_seeds_are_other_methods() -> None:
         make_site(index, method=DFedSAM(objective, EXAMPLE.optimizer, random_regular(4, degree=2, seed=seed)))
         for index, seed in enumerate((0, 2))
     )
-    with pytest.raises(UsageError, match="site-2: got another method or topology"):
+    with pytest.raises(UsageError, match="site_2: got another method or topology"):
         check_same([first.summarize(), second.summarize()])
 
 
@@ -146,7 +153,7 @@ def test_a_neighbour_that_sends_another_shape_is_refused_by_name() -> None:
 
     site = Site(make_net(), make_client(0), EXAMPLE, Short(0, NAMES))
     before = site.state.weights.clone()
-    with pytest.raises(UsageError, match=r"site-2: got weights of shape \(107,\), expected shape \(108,\)"):
+    with pytest.raises(UsageError, match=r"site_2: got weights of shape \(107,\), expected shape \(108,\)"):
         site.run_round()
     assert site.round == 0
     assert torch.equal(site.state.weights, before)
@@ -160,7 +167,7 @@ def test_a_single_process_continues_a_stored_state_as_if_there_had_been_no_stop(
     second.load_state_dict(first.state_dict())
     list(second.run(2))
     assert torch.equal(second.state.weights, whole.state.weights)
-    with pytest.raises(UsageError, match="client: got site-1, expected site-2"):
+    with pytest.raises(UsageError, match="client: got site_1, expected site_2"):
         make_site(1).load_state_dict(first.state_dict())
 
 
