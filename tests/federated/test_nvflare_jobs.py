@@ -73,9 +73,12 @@ def test_a_folder_with_files_and_a_path_with_spaces_are_refused(tmp_path: Path) 
         run_nvflare_simulator(None, tmp_path / "my work")
 
 
-def test_sites_need_names_of_their_own() -> None:
+def test_sites_need_names_of_their_own_that_nvflare_accepts() -> None:
     with pytest.raises(UsageError, match=r"clients: got the name \['A'\] twice"):
         make_nvflare_job(ExampleSetup("alone"), ["A", "A"], rounds=1)
+    for wrong in ([], ["Köln", "Riga"], ["server", "Riga"], ["a,b", "Riga"], ["a b", "Riga"]):
+        with pytest.raises(UsageError, match=r"sites: got .* expected names of letters"):
+            make_nvflare_job(ExampleSetup("alone"), wrong, rounds=1)
 
 
 def test_missing_nvflare_is_reported_with_the_line_that_installs_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Decentralized training at real sites, connected by NVFlare."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -36,7 +37,7 @@ def make_nvflare_job(
         sites need uumamba and NVFlare; the setup's module travels in the job.
 
     Raises:
-        UsageError: NVFlare is missing, or two sites have one name.
+        UsageError: NVFlare is missing, two sites have one name, or NVFlare does not allow a name.
 
     Example:
         The module ``hospitals.py``::
@@ -69,12 +70,12 @@ def make_nvflare_job(
         expected="NVFlare, which connects the sites",
         fix="run pip install 'uumamba[federated]'",
     )
+    _check_site_names(sites)
     from nvflare.app_opt.p2p.types import Config, Network, Node
     from nvflare.job_config.api import FedJob
 
     from uumamba.federated.nvflare_components import GossipController, GossipExecutor
 
-    check_names(sites)
     network = Network(nodes=[Node(id=site) for site in sites])
     job = FedJob(name=name, min_clients=len(sites), mandatory_clients=list(sites))
     job.set_app_packages(["uumamba"])  # installed at the sites, not sent
@@ -120,6 +121,18 @@ def run_nvflare_simulator(job: Any, workspace: Path | str, *, log: str = "ERROR"
         log_file = folder / "server" / "error_log.txt"
         raise SiteError(f"NVFlare ended with code {code} and without results. Fix: read {log_file}.")
     return {name: [_read_record(record) for record in records] for name, records in json.loads(found[RECORDS]).items()}
+
+
+def _check_site_names(sites: Sequence[str]) -> None:
+    """Raise unless NVFlare accepts the names, which become folders and addresses."""
+    wrong = [site for site in sites if not re.fullmatch(r"[A-Za-z0-9_-]+", site) or site.lower() == "server"]
+    require(
+        sites and not wrong,
+        "sites",
+        got=wrong or "no site",
+        expected="names of letters, digits, _ and -, other than server",
+    )
+    check_names(sites)
 
 
 def _read_record(record: Mapping[str, Any]) -> SiteRecord:
