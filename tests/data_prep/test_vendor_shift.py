@@ -105,3 +105,28 @@ def test_no_image_of_a_faulty_case_is_copied_or_kept_from_an_earlier_call(raw, t
     assert {error.case_id[:10] for error in write_vendor_shift(raw, out, "fast_scan")} == {"patient001"}
     assert not [frame for frame in left_out if list(out.rglob(f"patient001_frame{frame}.nii.gz"))]
     assert len(list(out.rglob("*_frame??.nii.gz"))) == 6 - len(left_out)
+
+
+def test_each_group_may_have_a_style_of_its_own(raw, tmp_path, capsys):
+    cases = read_acdc(raw)[0].cases
+    group = cases[0].group
+    write_vendor_shift(raw, tmp_path / "mixed", group_styles={group: "dark_blood"})
+    write_vendor_shift(raw, tmp_path / "all", "dark_blood")
+    for case in cases:
+        path = case.image.relative_to(raw)
+        expected = tmp_path / "all" / path if case.group == group else case.image
+        assert (tmp_path / "mixed" / path).read_bytes() == expected.read_bytes()
+    arguments = [str(raw), str(tmp_path / "shell"), "--group-style", f"{group}=dark_blood"]
+    assert main(arguments) == 0
+    assert file_bytes(tmp_path / "shell") == file_bytes(tmp_path / "mixed")
+    with pytest.raises(SystemExit, match="2"):
+        main([str(raw), str(tmp_path / "wrong"), "--group-style", f"{group}=sepia"])
+    assert "expected GROUP=STYLE" in capsys.readouterr().err
+
+
+def test_no_style_and_an_unknown_group_are_refused(raw, tmp_path, refused):
+    with refused("style", None):
+        write_vendor_shift(raw, tmp_path / "out")
+    with refused("group_styles", "XYZ"):
+        write_vendor_shift(raw, tmp_path / "out", group_styles={"XYZ": "dark_blood"})
+    assert not (tmp_path / "out").exists()

@@ -15,6 +15,7 @@ from uumamba.data.prepared import PreparedFolder
 from uumamba.pipelines.jobs import list_jobs
 from uumamba.pipelines.models import load_predictor
 from uumamba.pipelines.sites.federated_build import build_federated_trainer
+from uumamba.pipelines.sites.site_report import read_site_trainings
 from uumamba.pipelines.train import train
 from uumamba.runtime.stop import StoppedOnRequest
 from uumamba.training import read_checkpoint
@@ -65,6 +66,15 @@ def test_rows_have_dice_by_site_consensus_distance_and_traffic(federated_run: Pa
     )
     per_round = 2 * 2 * (weights + 3) * 4 / 1e6  # clients * gossip steps * (network and loss weights) * bytes
     assert [row["sent_megabytes"] for row in rows] == pytest.approx([per_round, 2 * per_round])
+
+
+def test_the_report_reads_the_sites_of_a_run(federated_run: Path, tiny_run: Path) -> None:
+    [training] = read_site_trainings(federated_run)
+    assert training.title == "fold 0"
+    assert training.graph == "ring, 2 clients, 1 messages per client and step, spectral gap 1.0000, lambda^2 0.000"
+    assert training.matrix.tolist() == [[0.5, 0.5], [0.5, 0.5]]
+    assert [row["site"] for row in training.list_scores()] == ["east", "west"]
+    assert read_site_trainings(tiny_run) == []
 
 
 def test_a_checkpoint_has_the_mean_of_the_sites_and_predicts(federated_run: Path, two_sites: Path) -> None:

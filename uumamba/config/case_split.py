@@ -1,6 +1,6 @@
 """Split of the cases of each fold into training and validation."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from uumamba.config.data import DomainsConfig
 from uumamba.data.case import Case, Manifest
@@ -18,6 +18,7 @@ def split_cases(
     folds: Sequence[str],
     domains: DomainsConfig | None = None,
     *,
+    exclude_patients: Collection[str] = (),
     where: str,
     may_be_empty: bool = False,
 ) -> Splits:
@@ -30,20 +31,21 @@ def split_cases(
         folds: ``"0"`` to ``"4"``, or ``"all"``, which has no validation cases; several are a cross-validation.
         domains: a domain only for training or only for validation is used with all its cases. A domain for both is
             split by the fold. Without ``domains`` every domain is for both.
+        exclude_patients: patients on neither side.
         where: name or path of the data set, for messages.
         may_be_empty: the reader reported failed cases, so sides and domains may lack them.
 
     Raises:
-        UsageError: no case is left for training or for validation; a domain is unknown, or the only one where several
-            are needed; a patient is in a training and in a validation domain; or, in a cross-validation, every fold
-            would validate on the same domain.
+        UsageError: no case is left for training or for validation; a domain or excluded patient is unknown; a domain is
+            the only one where several are needed; a patient is in a training and in a validation domain; or, in a
+            cross-validation, every fold would validate on the same domain.
 
     Example:
         >>> cases = [Case(f"{d}{n}", f"{d}{n}", d, image=None, fold=n) for d in "AB" for n in range(2)]
         >>> split_cases(Manifest("toy", "MR", {}, tuple(cases)), ["0"], DomainsConfig(leave_out="B"), where="toy")
         {'0': (('A0', 'A1'), ('B0', 'B1'))}
     """
-    cases = manifest.select(split="training")
+    cases = _exclude_patients(manifest, exclude_patients, where=where, may_be_empty=may_be_empty)
     known = {case.domain for case in cases}
     train, validate = (known, known) if domains is None else domains.split_domains(known)
     splits = {fold: _split_fold(cases, fold, train, validate) for fold in folds}
@@ -65,6 +67,22 @@ def split_cases(
         if domains is not None:
             _check_patients({case.case_id: case.patient_id for case in cases}, training, validation)
     return splits
+
+
+def _exclude_patients(
+    manifest: Manifest, patients: Collection[str], *, where: str, may_be_empty: bool
+) -> tuple[Case, ...]:
+    """Select the training cases of all other patients."""
+    cases = tuple(manifest.select(split="training"))
+    known = {case.patient_id for case in cases}
+    for patient in patients:
+        require(
+            patient in known or may_be_empty,
+            "dataset.exclude_patients",
+            got=patient,
+            expected=f"patients of {where} for training, such as {', '.join(sorted(known)[:3])}",
+        )
+    return tuple(case for case in cases if case.patient_id not in patients)
 
 
 def _split_fold(

@@ -12,6 +12,8 @@ from uumamba.data.recipe import Normalisation, PreprocessRecipe, choose_normalis
 from uumamba.runtime.errors import require
 from uumamba.runtime.options import NonNegativeInt, Positive, PositiveInt
 
+OF_THE_SPLIT = ("name", "domains", "exclude_patients")
+"""Keys that are no options of a reader."""
 ANY_FOLDER = "folder"
 """Name of the reader of any folder."""
 
@@ -88,12 +90,14 @@ class DomainsConfig(Config):
 class DatasetConfig(Config):
     """Data set's reader with its options, and an optional split by domain.
 
-    All keys except ``name`` and ``domains`` are options of the data set ``folder``; ``docs/own_data.md`` describes the
-    layouts. Keys that are not given are not stored.
+    All keys except ``name``, ``domains`` and ``exclude_patients`` are options of the data set ``folder``;
+    ``docs/own_data.md`` describes the layouts. Keys that are not given are not stored.
 
     Args:
         name: the reader of the raw folder; ``imagecas`` is its Split-1, and ``folder`` reads any common layout.
         domains: domains for training and validation; without them only the fold splits the cases.
+        exclude_patients: patients whose cases are used neither for training nor for validation, such as those who
+            withdrew their consent.
         layout: ``auto`` recognises the layout by the folder's files; ``datalist`` is MONAI's.
         images: for ``pairs``, a glob within the folder such as ``images/*.nii.gz``, or one for each channel by name.
         labels: for ``pairs``, the glob of the label maps.
@@ -110,6 +114,7 @@ class DatasetConfig(Config):
 
     name: Annotated[str, AfterValidator(partial(check_name, "dataset"))]
     domains: DomainsConfig | None = None
+    exclude_patients: tuple[str, ...] | None = None
     layout: Literal["auto", "nnunet", "decathlon", "datalist", "pairs", "csv", "manifest"] = "auto"
     images: str | Mapping[str, str] | None = None
     labels: str | None = None
@@ -131,13 +136,13 @@ class DatasetConfig(Config):
     @model_serializer(mode="wrap")
     def _leave_out_defaults(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Leave out keys with defaults; older configurations lack them."""
-        given = {"name", "domains", *self.reader_options()}
+        given = {"name", "domains", *self.reader_options()} | ({"exclude_patients"} if self.exclude_patients else set())
         return {key: value for key, value in dump(self).items() if key in given}
 
     def reader_options(self) -> dict[str, Any]:
         """Return the given options of the reader of any folder."""
         fields = type(self).model_fields.items()
-        values = {key: (getattr(self, key), field.default) for key, field in fields if key not in ("name", "domains")}
+        values = {key: (getattr(self, key), field.default) for key, field in fields if key not in OF_THE_SPLIT}
         return {key: value for key, (value, unset) in values.items() if value != unset}
 
 

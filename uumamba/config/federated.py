@@ -81,9 +81,9 @@ def check_federated(
 
 
 def split_sites(manifest: Manifest, training: Sequence[str], validation: Sequence[str], *, by: SiteKey) -> Sites:
-    """Split the cases of a fold over the sites, in order of the sites' names.
+    """Split the cases of a fold over the sites.
 
-    A site may be without validation cases.
+    Sites are in order of their names. A site may be without validation cases.
 
     Raises:
         UsageError: a case has no site, there is a single site, or a site has no training case.

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from uumamba.domain_generalization.functional_pass import copied_buffers
 from uumamba.domain_generalization.inconsistency import LinearHeadGradients
 from uumamba.domain_generalization.probe import check_labels
 from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.functional_pass import copied_buffers
 from uumamba.runtime.network import finest_logits, read_classes
 
 Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d

@@ -3,20 +3,17 @@
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import BackwardCFunction
 
-from uumamba.domain_generalization.functional_pass import copied_buffers
 from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.functional_pass import copied_buffers
 from uumamba.runtime.options import NonNegative, check_options
+from uumamba.runtime.second_derivative import joint_norm, watch_hidden_functions
 
 SecondOrder = bool | Literal["finite_difference"]
-ERROR = "torch::autograd::Error"
-"""Name of torch's autograd node behind a gradient of a once-differentiable function."""
 
 
 class InputAscent:
@@ -96,12 +93,12 @@ class InputAscent:
         _require_graph(loss)
         if not self.second_order:
             return _input_gradient(loss, values)
-        hidden = _watch_hidden_functions(loss)
+        hidden = watch_hidden_functions(loss)
         try:
             gradients = torch.autograd.grad(loss, params, create_graph=True, allow_unused=True)
             if hidden:
                 return f"{hidden[0]} hides its backward pass"
-            return _input_gradient(loss + self.rho * _norm(gradients), values)
+            return _input_gradient(loss + self.rho * joint_norm(gradients), values)
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:  # torch has no exception class for a missing derivative
@@ -116,7 +113,7 @@ class InputAscent:
         by two backward passes in float64 was 0.93 at the distance rho, 0.91 at rho / 10, 0.67 at rho / 100, and 0.78
         without the second term. A gradient of 0 gives no weights.
         """
-        length = float(_norm(gradients))
+        length = float(joint_norm(gradients))
         for factor in (self.rho / length, -self.rho / length) if length else ():
             yield {
                 name: param.detach() if gradient is None else param.detach() + factor * gradient
@@ -151,42 +148,3 @@ def _require_gradient(gradient: Tensor | None) -> Tensor:
             fix="remove detach(), item() or torch.no_grad() between input and loss",
         )
     return gradient
-
-
-def _norm(gradients: Sequence[Tensor | None]) -> Tensor:
-    """Return the norm of all gradients, in at least float32.
-
-    The norm of 0 has the gradient 0.
-    """
-    norms = [
-        torch.linalg.vector_norm(gradient, dtype=torch.promote_types(gradient.dtype, torch.float32))
-        for gradient in gradients
-        if gradient is not None
-    ]
-    return torch.linalg.vector_norm(torch.stack(norms)) if norms else torch.zeros(())
-
-
-def _watch_hidden_functions(loss: Tensor) -> list[str]:
-    """Return a list for names of autograd functions without second derivative.
-
-    Hooks fill the list during the backward pass. A backward pass that calls a kernel outside autograd returns tensors
-    that look constant. A backward pass that is differentiable once returns tensors with an error node that
-    ``autograd.grad`` never reaches. Without this check both would silently be missing in the second term.
-    """
-    hidden: list[str] = []
-
-    def check(name: str, wanted: Sequence[bool], gradients: Sequence[Tensor | None], _: Any) -> None:
-        needed = [each for each, is_wanted in zip(gradients, wanted, strict=True) if is_wanted and each is not None]
-        if not all(each.requires_grad and (each.grad_fn is None or each.grad_fn.name() != ERROR) for each in needed):
-            hidden.append(name.removesuffix("Backward"))
-
-    queue: list[Any] = [loss.grad_fn]
-    visited = {None, *queue}
-    while queue:
-        node = queue.pop()
-        parents = [each for each, _ in node.next_functions]
-        if isinstance(node, BackwardCFunction):
-            node.register_hook(partial(check, type(node).__name__, [each is not None for each in parents]))
-        queue += {*parents} - visited
-        visited |= {*parents}
-    return hidden

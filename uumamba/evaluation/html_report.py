@@ -22,6 +22,7 @@ from uumamba.evaluation.overlays import OverlayCase, draw_overlay
 from uumamba.evaluation.plots import plot_dice, plot_ejection_fraction, plot_training
 from uumamba.evaluation.projections import ERROR_COLOUR, draw_projections
 from uumamba.evaluation.scores import WHOLE_TREE, ScoreRow, group_rows
+from uumamba.evaluation.site_curves import SiteTraining, plot_sites
 from uumamba.evaluation.spread import Spread
 from uumamba.evaluation.summary import RULES, Summary, summarise
 
@@ -49,6 +50,7 @@ def render_report(
     colours: Mapping[str, str] | None = None,
     overlays: Sequence[Overlay] = (),
     training: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    sites: Sequence[SiteTraining] = (),
     spreads: Mapping[str, Spread] | None = None,
     baselines: Mapping[str, Mapping[str, float]] | None = None,
     failures: Sequence[Mapping[str, str]] = (),
@@ -67,6 +69,7 @@ def render_report(
         colours: colour of a structure or region, such as ``"#d62728"``; others get the default palette's.
         overlays: cases to draw.
         training: rows of each fold's ``metrics.jsonl``.
+        sites: decentralized trainings, one per fold.
         spreads: spread of the validation Dice over folds and seeds, by structure; shown for several trainings.
         baselines: foreground ``"dice"`` and Dice of each structure, by name of the baseline.
         failures: ``case_id``, ``key``, ``got``, ``expected`` and ``fix`` of cases that could not be scored.
@@ -99,6 +102,7 @@ def render_report(
             why_no_clinical=why_no_patient_table(rows) if may_be_cardiac(rows) else None,
             training_plot=plot_training(training) if training else None,
             folds=_list_folds(training or {}),
+            sites=[(each, plot_sites(each)) for each in sites],
             spreads={name: found for name, found in (spreads or {}).items() if found.n > 1},
             baselines=baselines or {},
             failures=failures,

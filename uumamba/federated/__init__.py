@@ -4,6 +4,7 @@ from uumamba.federated.clients import Client
 from uumamba.federated.dfedsam import DFedSAM
 from uumamba.federated.flat_weights import FlatWeights
 from uumamba.federated.gossip import consensus_distance, mean_weights, mix
+from uumamba.federated.gossip_matrix import Topology
 from uumamba.federated.graphs import (
     exponential,
     full,
@@ -22,7 +23,6 @@ from uumamba.federated.processes import connect_site, join_as_client
 from uumamba.federated.simulation import RoundRecord, Scores, Simulation
 from uumamba.federated.site_rounds import Links, Site, SiteRecord, SiteSummary, check_same
 from uumamba.federated.site_setup import SiteError, SiteSetup
-from uumamba.federated.topology import Topology
 
 __all__ = [
     "Client",

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from uumamba.federated.topology import Topology
+from uumamba.federated.gossip_matrix import Topology
 from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.options import AT_LEAST_1, PositiveInt, check_options
 from uumamba.runtime.seeds import generator_for

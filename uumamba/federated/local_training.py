@@ -114,7 +114,7 @@ class LocalTraining:
         return LocalResult(
             ClientState(self.flat.read(), self._read_buffers(), kept),
             loss=float(losses.mean()),
-            skipped_steps=int(getattr(optimizer, "skipped_steps", 0)),
+            skipped_steps=optimizer.skipped_steps,
         )
 
     def _make_optimizer(self, round_number: int, state: ClientState) -> WholeStepOptimizer:

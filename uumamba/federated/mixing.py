@@ -34,6 +34,11 @@ class Mixing(Protocol):
         """Return the number of weight vectors sent in a gossip step."""
         ...
 
+    def describe(self, gossip_steps: int = 1) -> str:
+        """Return a line with the graph's size and messages."""
+        messages = self.count_messages(0) / self.clients
+        return f"{self.name}, {self.clients} clients, {messages:.3g} messages per client and step"
+
 
 class Server(Mixing):
     r"""Server that sends the mean of the present clients' weights to all.

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from uumamba.federated.clients import Client
 from uumamba.federated.dfedsam import DFedSAM
 from uumamba.federated.gossip import mix_one, receivers, senders
+from uumamba.federated.gossip_matrix import Topology
 from uumamba.federated.local_training import ClientState, LocalTraining
 from uumamba.federated.mixing import Mixing, Server
 from uumamba.federated.norm_statistics import has_running_statistics, recompute_statistics
 from uumamba.federated.simulation import STATISTICS_BATCHES
-from uumamba.federated.topology import Topology
 from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.seeds import key_to_seed
 

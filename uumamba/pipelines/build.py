@@ -133,7 +133,7 @@ def build_trainer(
 def build_start(
     config: RunConfig, folder: PreparedFolder, *, init: str | None, device: str, warns: bool = True
 ) -> nn.Module:
-    """Seed the global generators, and build the network of a run's start on its device.
+    """Seed the global generators and build a run's network on its device.
 
     Args:
         config: the run.
@@ -168,7 +168,7 @@ def build_augmentation(job: Job, folder: PreparedFolder) -> Callable[[Batch], Ba
 
 
 def build_run_folder(job: Job, folder: PreparedFolder, run_dir: Path) -> RunFolder:
-    """Build the folder of a fold, with everything that prediction needs in its configuration."""
+    """Build a fold's run folder, with a configuration that suffices for prediction."""
     config = job.config
     stored = stored_config(
         config,

@@ -129,6 +129,7 @@ def list_jobs(
         manifest,
         list(dict.fromkeys(each.fold for each in targets)),
         config.dataset.domains,
+        exclude_patients=config.dataset.exclude_patients or (),
         where=where,
         may_be_empty=may_be_empty,
     )

@@ -13,6 +13,7 @@ from uumamba.evaluation.overlays import OverlayCase, pick_cases
 from uumamba.evaluation.scores import SCORES_NAME, TREES_NAME, ScoreRow, read_scores
 from uumamba.pipelines.datasets import FAILURE_KEYS, FAILURES_NAME, find_predictions
 from uumamba.pipelines.run_layout import compute_spreads, fold_folders, validated_trainings
+from uumamba.pipelines.sites.site_report import read_site_trainings
 from uumamba.runtime.errors import CaseError, UsageError, require, require_case
 from uumamba.runtime.files import write_text
 from uumamba.runtime.text_files import load_json
@@ -69,6 +70,7 @@ def report(run_or_scores: Path | str, out: Path | str) -> Path:
         colours=manifest.colours if manifest else None,
         overlays=overlays,
         training=training,
+        sites=read_site_trainings(folder / "run"),
         spreads=compute_spreads(validated_trainings(folder / "run")),
         baselines=_read_json(folder / "baselines.json", {}),
         failures=failures,

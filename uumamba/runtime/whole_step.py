@@ -13,6 +13,7 @@ class WholeStepOptimizer(Protocol):
     """Interface of uumamba.optim's optimizers, for packages that do not import it."""
 
     param_groups: list[dict[str, Any]]
+    skipped_steps: int
 
     def step(
         self,
@@ -47,9 +48,9 @@ def check_whole_step(optimizer: Any) -> None:
         ...
         uumamba.runtime.errors.UsageError: optimizer: got SGD, expected an optimizer of uumamba.optim. ...
     """
-    name = type(optimizer).__name__
+    name, step = type(optimizer).__name__, getattr(optimizer, "step", None)
     require(
-        "at_weights" in inspect.signature(optimizer.step).parameters,
+        callable(step) and "at_weights" in inspect.signature(step).parameters,
         "optimizer",
         got=name,
         expected="an optimizer of uumamba.optim",

@@ -129,6 +129,8 @@ class FederatedTrainer:
             self.observers.run.rows = folder.begin(epochs=self.progress.epochs_done)
         self.observers.run.epochs_done = self.progress.epochs_done
         self.observers.on_start()
+        method = self.simulation.method
+        self.observers.say(f"sites: {method.topology.describe(method.gossip_steps)}")
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         self.progress = Progress(**checkpoint.progress)
@@ -154,7 +156,7 @@ class FederatedTrainer:
             )
 
     def _validate(self) -> dict[str, Any]:
-        """Return the scores of a validation that is due; the mean weights are loaded afterwards."""
+        """Return the scores of a due validation, and load the mean weights."""
         epoch = self.progress.epochs_done + 1
         scores: dict[str, Any] = {}
         if self.validate is not None and (epoch % self.validate_every == 0 or epoch == self.epochs):

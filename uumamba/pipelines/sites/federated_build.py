@@ -95,7 +95,7 @@ def build_federated_trainer(
 
 
 def _build_client(job: Job, folder: PreparedFolder, site: str, *, device: str) -> Client:
-    """Build a site with patches of its own training cases, drawn by site and round."""
+    """Build a site with patches of its own training cases."""
     training, _ = job.sites[site]
     seed = key_to_seed(job.config.seed, "site", site)
     dataset = build_dataset(replace_seed(job.config, seed), folder, training)

@@ -1,4 +1,4 @@
-"""Validation of sites that train together: the mean model and each site's own."""
+"""Validation of sites that train together."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -12,7 +12,7 @@ from uumamba.training.federated_trainer import SiteModels
 
 
 class SiteValidation:
-    """Dice of the mean model by site, and of each site's own model on all cases.
+    """Dice of the mean model by site, and of each site's model.
 
     The scores are those of :class:`WholeCaseValidation <uumamba.pipelines.build.WholeCaseValidation>` for the mean
     model, and

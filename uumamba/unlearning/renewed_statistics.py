@@ -1,0 +1,61 @@
+"""Running statistics of batch norms, computed again from chosen batches."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from uumamba.runtime.network import bare_network
+from uumamba.unlearning.per_sample_loss import Predict, predict_batch
+
+
+def find_trained_norms(net: nn.Module) -> list[_BatchNorm]:
+    """Return the batch norms in training mode that track statistics.
+
+    Example:
+        >>> find_trained_norms(nn.Sequential(nn.BatchNorm1d(1), nn.BatchNorm1d(1).eval()))
+        [BatchNorm1d(1, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)]
+    """
+    modules = bare_network(net).modules()
+    norms = (each for each in modules if isinstance(each, _BatchNorm))
+    return [norm for norm in norms if norm.training and norm.running_mean is not None]
+
+
+@torch.no_grad()
+def renew_statistics(net: nn.Module, batches: Iterable[Any], *, predict: Predict = predict_batch) -> None:
+    """Compute running statistics of batch norms again, as the mean over batches.
+
+    Only batch norms in training mode change. Nothing of samples outside the batches is left in them. Without a batch
+    the statistics stay, and an error in a pass restores them.
+
+    Args:
+        net: the network.
+        batches: batches of samples to retain.
+        predict: ``predict(net, batch)`` runs a batch through the network.
+
+    Example:
+        >>> net = nn.Sequential(nn.BatchNorm1d(1))
+        >>> renew_statistics(net, [(torch.tensor([[1.0], [3.0]]), torch.zeros(2))])
+        >>> net[0].running_mean
+        tensor([2.])
+    """
+    norms = find_trained_norms(net)
+    kept = [(norm, norm.momentum, {name: value.clone() for name, value in norm.named_buffers()}) for norm in norms]
+    is_renewed = False
+    try:
+        for norm in norms:
+            norm.momentum = None  # the mean over all batches
+            norm.reset_running_stats()
+        count = 0
+        for batch in batches if norms else ():
+            predict(net, batch)
+            count += 1
+        is_renewed = count > 0
+    finally:
+        for norm, momentum, buffers in kept:
+            norm.momentum = momentum
+            if not is_renewed:
+                for name, value in buffers.items():
+                    norm.get_buffer(name).copy_(value)
