@@ -11,7 +11,8 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
+from functools import partial
 from pathlib import Path
 
 from uumamba.runtime.errors import EndedWithAnother, UumambaError
@@ -20,11 +21,15 @@ from uumamba.runtime.rank_group import join_group
 from uumamba.runtime.ranks import Ranks
 
 Job = Callable[[Path, Ranks], None]
-RANKS, WITHIN_S = 2, 100.0
+Join = Callable[[], AbstractContextManager[Ranks]]
+JOIN: Join = partial(join_group, "cpu", silence_s=4.0)
+WITHIN_S = 100.0
 
 
-def run_groups(folder: Path, jobs: Mapping[str, Job]) -> None:
-    """Run each job in a group of two ranks, all in parallel.
+def run_groups(folder: Path, jobs: Mapping[str, Job], *, count: int = 2, join: Join = JOIN) -> None:
+    """Run each job in a group of ranks, all in parallel.
+
+    ``join`` is the context that each rank's job runs in.
 
     Each job's folder gets its ranks' output as ``rank_0.out`` and ``rank_0.err``, and ``ends.json`` with the exit code
     and the time of the end of each.
@@ -32,10 +37,10 @@ def run_groups(folder: Path, jobs: Mapping[str, Job]) -> None:
     running: dict[int, tuple[str, int]] = {}
     for (name, job), port in zip(jobs.items(), _free_ports(len(jobs)), strict=True):
         (folder / name).mkdir(parents=True, exist_ok=True)
-        for rank in range(RANKS):
+        for rank in range(count):
             pid = os.fork()
             if pid == 0:
-                _run_rank(folder / name, job, rank=rank, port=port)
+                _run_rank(folder / name, job, rank=rank, count=count, port=port, join=join)
             running[pid] = (name, rank)
     ends: dict[str, dict[int, tuple[int, float]]] = {name: {} for name in jobs}
     frozen: set[int] = set()
@@ -52,27 +57,27 @@ def run_groups(folder: Path, jobs: Mapping[str, Job]) -> None:
             os.kill(each, signal.SIGKILL)
         time.sleep(0.02)
     for name, found in ends.items():
-        (folder / name / "ends.json").write_text(json.dumps([found[rank] for rank in range(RANKS)]), encoding="utf-8")
+        (folder / name / "ends.json").write_text(json.dumps([found[rank] for rank in range(count)]), encoding="utf-8")
 
 
 def read_group(folder: Path) -> tuple[list[int], list[str], str]:
     """Return the exit codes, outputs and joined errors of a job's ranks."""
     codes = [code for code, _ in json.loads((folder / "ends.json").read_text(encoding="utf-8"))]
     out, err = (
-        [(folder / f"rank_{rank}.{kind}").read_text(encoding="utf-8") for rank in range(RANKS)]
+        [(folder / f"rank_{rank}.{kind}").read_text(encoding="utf-8") for rank in range(len(codes))]
         for kind in ("out", "err")
     )
     return codes, out, "".join(err)
 
 
-def _run_rank(folder: Path, job: Job, *, rank: int, port: int) -> None:
+def _run_rank(folder: Path, job: Job, *, rank: int, count: int, port: int, join: Join) -> None:
     for descriptor, kind in ((1, "out"), (2, "err")):
         os.dup2(os.open(folder / f"rank_{rank}.{kind}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": RANKS, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in place.items()})
     code = 0
     try:
-        with join_group("cpu", silence_s=4.0) as ranks:
+        with join() as ranks:
             job(folder, ranks)
     except UumambaError as error:
         if not isinstance(error, EndedWithAnother):  # as the command line does

@@ -36,6 +36,15 @@ ONLY_KNOWN_TO = {
     "SimpleITK": {"data", "data_prep"},
     "pydicom": {"data", "data_prep"},
     "monai": {"data", "config"},
+    "nvflare": {"federated"},
+}
+
+LOADED_AT_FIRST_USE = "uumamba.federated.nvflare_components"
+"""Module of classes that derive from NVFlare's."""
+ONLY_INSIDE_FUNCTIONS = {
+    "monai": "importing it costs about four seconds",
+    "nvflare": "it is optional",
+    LOADED_AT_FIRST_USE: "it imports nvflare, which is optional",
 }
 
 
@@ -124,6 +133,13 @@ def test_a_planted_caller_is_found(tmp_path: Path) -> None:
         ("uumamba/cli.py", "import data_prep.acdc", "cli may not import data_prep"),
         ("uumamba/training/planted.py", "def f():\n    import nibabel", "training may not know nibabel"),
         ("uumamba/config/planted.py", "import monai.losses", "monai only inside a function"),
+        ("uumamba/federated/planted.py", "import nvflare.apis", "nvflare only inside a function"),
+        (
+            "uumamba/federated/planted.py",
+            "from uumamba.federated.nvflare_components import TOPIC",
+            "nvflare_components only inside a function",
+        ),
+        ("uumamba/unlearning/planted.py", "def f():\n    import nvflare", "unlearning may not know nvflare"),
         ("uumamba/data/planted.py", "import tests.conftest", "which is no part of the packages"),
         ("uumamba/runtime/errors.py", "import uumamba.ops", "runtime may not import ops"),
         ("uumamba/__init__.py", "import uumamba.runtime.errors", "uumamba/__init__.py may import nothing"),
@@ -171,15 +187,16 @@ def find_violation(found: Import) -> str | None:
     """Name the rule that an import breaks, or None."""
     importer, target = find_package(found.importer), find_package(found.target)
     top = found.target.partition(".")[0]
+    for banned in {top, found.target} & ONLY_INSIDE_FUNCTIONS.keys():
+        if not found.inside_function and found.importer != LOADED_AT_FIRST_USE:
+            return f"{banned} only inside a function: {ONLY_INSIDE_FUNCTIONS[banned]}"
     if top in {"uumamba", "data_prep"}:
         return find_own_violation(found.importer, importer, found.target, target)
     if top in {"tests", "benchmarks", "configs"}:
         return f"{importer} may not import {top}, which is no part of the packages"
     if importer not in ONLY_KNOWN_TO.get(top, {importer}):
         return f"{importer} may not know {top}; only {', '.join(sorted(ONLY_KNOWN_TO[top]))} may"
-    if top == "monai" and not found.inside_function:
-        return "monai only inside a function: importing it costs about four seconds"
-    if importer in TORCH_ONLY and top not in sys.stdlib_module_names | {"torch", "numpy", "scipy"}:
+    if importer in TORCH_ONLY and top not in sys.stdlib_module_names | {"torch", "numpy", "scipy", "nvflare"}:
         return f"{importer} may import torch, numpy and scipy only, the lowest packages and the standard library"
     return None
 

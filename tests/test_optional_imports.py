@@ -12,8 +12,8 @@ TORCH_ONLY = (
     *("domain_generalization", "quantization", "federated", "unlearning"),
 )
 GENERIC = (*TORCH_ONLY, "metrics", "training", "inference")
-LOADED_AT_FIRST_USE = ("uumamba.ops.triton_kernels",)
-"""Kernels are loaded by the first selective scan on a GPU."""
+LOADED_AT_FIRST_USE = ("uumamba.ops.triton_kernels", "uumamba.federated.nvflare_components")
+"""Kernels are loaded by the first selective scan on a GPU, NVFlare by the first job for it."""
 
 SCRIPT = """
 import importlib, json, sys

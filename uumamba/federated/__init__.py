@@ -18,7 +18,11 @@ from uumamba.federated.graphs import (
 from uumamba.federated.local_training import ClientState, LocalResult, LocalTraining
 from uumamba.federated.mixing import Isolated, Mixing, Server
 from uumamba.federated.norm_statistics import recompute_statistics
+from uumamba.federated.nvflare_jobs import make_nvflare_job, run_nvflare_simulator
+from uumamba.federated.processes import connect_site, join_as_client
 from uumamba.federated.simulation import RoundRecord, Scores, Simulation
+from uumamba.federated.site_rounds import Links, Site, SiteRecord, SiteSummary, check_same
+from uumamba.federated.site_setup import SiteError, SiteSetup
 
 __all__ = [
     "Client",
@@ -26,6 +30,7 @@ __all__ = [
     "DFedSAM",
     "FlatWeights",
     "Isolated",
+    "Links",
     "LocalResult",
     "LocalTraining",
     "Mixing",
@@ -33,11 +38,20 @@ __all__ = [
     "Scores",
     "Server",
     "Simulation",
+    "Site",
+    "SiteError",
+    "SiteRecord",
+    "SiteSetup",
+    "SiteSummary",
     "Topology",
+    "check_same",
+    "connect_site",
     "consensus_distance",
     "exponential",
     "full",
     "grid",
+    "join_as_client",
+    "make_nvflare_job",
     "mean_weights",
     "metropolis",
     "mix",
@@ -45,5 +59,6 @@ __all__ = [
     "random_regular",
     "recompute_statistics",
     "ring",
+    "run_nvflare_simulator",
     "torus",
 ]

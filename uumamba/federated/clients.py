@@ -104,7 +104,11 @@ def check_clients(clients: Sequence[Client], expected: int, mixing: str) -> None
         got=f"{len(clients)} clients",
         expected=f"{expected}, the clients of {mixing}",
     )
-    names = [client.name for client in clients]
+    check_names([client.name for client in clients])
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise if two clients have the same name."""
     twice = sorted({name for name in names if names.count(name) > 1})
     require(not twice, "clients", got=f"the name {twice[:1]} twice", expected="a name of its own for every client")
 

@@ -209,7 +209,9 @@ def _select_error(error: BaseException, watch: RankWatch) -> BaseException:
             "of memory. Fix: continue from the last checkpoint with --resume."
         )
     exit_code = getattr(error, "exit_code", EXIT_FAILED)
-    return watch.end_group(str(error) or type(error).__name__, exit_code=exit_code) or error
+    notes = getattr(error, "__notes__", [])  # say where it happened, such as at which client
+    message = (str(error) or type(error).__name__) + (f" ({'; '.join(notes)})" if notes else "")
+    return watch.end_group(message, exit_code=exit_code) or error
 
 
 def _find_connection_error(error: BaseException | None) -> RuntimeError | None:
