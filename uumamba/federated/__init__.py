@@ -14,6 +14,7 @@ from uumamba.federated.graphs import (
     ring,
     torus,
 )
+from uumamba.federated.label_skew import dirichlet_split
 from uumamba.federated.local_training import ClientState, LocalResult, LocalTraining
 from uumamba.federated.mixing import Isolated, Mixing, Server
 from uumamba.federated.norm_statistics import recompute_statistics
@@ -35,6 +36,7 @@ __all__ = [
     "Simulation",
     "Topology",
     "consensus_distance",
+    "dirichlet_split",
     "exponential",
     "full",
     "grid",
