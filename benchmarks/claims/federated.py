@@ -12,7 +12,7 @@ after a pilot with other seeds: with little decay every client soon fits all its
 slowly, and no run of an affordable length ended flat.
 
 Settings: 16 clients with alpha 0.3 and 0.6 on a ring, torus and directed exponential graph, 160 rounds; 64 clients with
-alpha 0.3 on the exponential graph, 100 rounds.
+alpha 0.3 on the exponential graph, 120 rounds.
 
 Budgets: with equal rounds a method with Q gossip steps sends Q times as many bytes; with equal traffic it gets 1/Q of
 the rounds. Methods with Q = 1 have the same run in both.
@@ -27,7 +27,8 @@ clients' own models (mean and worst) and of the mean model, and of the consensus
 of the clients' mean accuracy over the last fifth, times its length, is between -0.005 and 0.005 on average over seeds.
 
 Verdicts: differences are paired by seed (five; that of images, split, initialisation and batches), with Student's
-intervals at 95 %. Momentum that is kept, against momentum that is reset each round, is compared once.
+intervals at 95 %, which are not corrected for their number. Momentum that is kept, against momentum that is reset each
+round, is compared once.
 
 The second table has the numbers of each arm, with the factor by which its gossip steps shrank the consensus distance,
 next to its bound lambda^Q. Runs stored in OUT are read, not run again.
@@ -69,9 +70,9 @@ METRICS: Mapping[str, Direction] = {MEAN: "higher", WORST: "higher", CONSENSUS: 
 TITLE = "DFedSAM and DFedSAM-MGS on digits split over clients"
 ABOUT = (
     "scikit-learn's digits, 640 to train on, split by Dirichlet shares of each class, and the same 800 to test every "
-    "model on; a perceptron 64-32-10, 5 local steps a round (D-PSGD: 1); learning rate and rho chosen by four trials of "
-    "each method and budget on validation images of other seeds, in one setting. Scores are means over the last fifth "
-    "of the rounds, which is flat if the clients' mean accuracy changes by less than half a point in it."
+    "model on; a perceptron 64-32-10, 5 local steps a round (D-PSGD: 1); learning rate and rho chosen by four trials "
+    "of each method and budget on validation images of other seeds, in one setting. Scores are means over the last "
+    "fifth of the rounds, which is flat if the clients' mean accuracy changes by less than half a point in it."
 )
 Comparison = tuple[str, str, str, str]
 """Setting, method, control and budget."""
@@ -114,7 +115,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def list_arms() -> list[Key]:
-    """List the setting, method and budget of every arm that a comparison needs.
+    """List the arms that comparisons need.
 
     Methods with one gossip step have the same runs in both budgets, so they are listed with equal rounds.
     """
@@ -129,7 +130,7 @@ def find_arm(setting: str, method: str, budget: str) -> Key:
 
 
 def make_comparison_rows(arms: Mapping[Key, Arm]) -> list[dict[str, Any]]:
-    """Return a row per comparison, with an interval and a verdict per metric."""
+    """Return a row per comparison: interval and verdict of each metric."""
     rows = []
     for setting, method, control, budget in COMPARISONS:
         own, other = (arms[find_arm(setting, name, budget)] for name in (method, control))
@@ -166,8 +167,9 @@ def describe_comparisons(arms: Mapping[Key, Arm]) -> str:
     moving = [f"{setting}: {method}, {budget}" for (setting, method, budget), arm in arms.items() if not arm.is_flat]
     return (
         f"{ABOUT} Differences are method minus control, paired by seed (that of images, split, initialisation and "
-        "batches), as Student's intervals at 95 %; verdicts are on the metric being higher, or lower for the consensus "
-        "distance. With equal traffic a method with Q gossip steps has 1/Q of the rounds. "
+        "batches), as Student's intervals at 95 %, not corrected for their number; verdicts are on the metric being "
+        "higher, or lower for the consensus distance. With equal traffic a method with Q gossip steps has 1/Q of the "
+        "rounds. "
         f"{len(moving)} of {len(arms)} arms are not flat{': ' if moving else ''}{'; '.join(moving)}."
     )
 

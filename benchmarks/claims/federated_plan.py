@@ -31,7 +31,7 @@ class Arm:
 
     @property
     def slope(self) -> float:
-        """Change of the clients' mean accuracy in the last fifth, mean over seeds."""
+        """Change of the clients' mean accuracy in the last fifth."""
         return self.mean(SLOPE)
 
     @property
@@ -102,7 +102,9 @@ class FederatedPlan:
 
 
 def count_rounds(setting: str, method: str, budget: str, *, share: float = 1.0) -> int:
-    """Return the rounds of a method: 1 / Q of the setting's with equal traffic.
+    """Return the rounds of a method.
+
+    With equal traffic they are 1 / Q of the setting's.
 
     Example:
         >>> [count_rounds(TUNED_ON, "DFedSAM-MGS, Q = 4", budget) for budget in BUDGETS]

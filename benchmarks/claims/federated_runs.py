@@ -105,7 +105,7 @@ SETTINGS: Mapping[str, Setting] = {
     name_setting(clients, alpha, topology): Setting(clients, alpha, topology, rounds)
     for clients, alpha, topology, rounds in (
         *((16, alpha, topology, 160) for alpha in (0.3, 0.6) for topology in (ring, torus, exponential)),
-        (64, 0.3, exponential, 100),
+        (64, 0.3, exponential, 120),
     )
 }
 DPSGD, DFEDAVG, DFEDSAM, TWO, FOUR = "D-PSGD", "DFedAvg", "DFedSAM", "DFedSAM-MGS, Q = 2", "DFedSAM-MGS, Q = 4"
@@ -182,9 +182,9 @@ def compute_slope(places: Sequence[float], values: Sequence[float]) -> float:
 
 
 def draw_images(seed: int, *, validate: bool) -> tuple[Images, Images]:
-    """Return the training images of all clients, and the images to score models on.
+    """Return training images of all clients, and images for scores.
 
-    The seed draws the former. The latter are the test set, or the validation images of the seed.
+    The seed draws the former. The latter are the test set, or the seed's validation images.
     """
     pool = make_training_set(seed, bar=False)
     if validate:
