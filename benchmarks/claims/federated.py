@@ -18,9 +18,10 @@ Budgets: with equal rounds a method with Q gossip steps sends Q times as many by
 the rounds. Methods with Q = 1 have the same run in both.
 
 Tuning: each method has four trials on validation images, in the setting of 16 clients, alpha 0.3, torus, with two other
-seeds, and separately for each budget: rates 0.1, 0.2, 0.4 and 0.8 of the plain methods; rates 0.2 and 0.4 with rho 0.1
-and 0.3 of those with SAM; rates 0.05 and 0.1 with rho 0.1 and 0.3 of those with SAM and momentum 0.9. The clients' mean
-accuracy chooses. FedAvg, FedSAM and local training have the numbers of DFedAvg, DFedSAM and DFedAvg.
+seeds, and separately for each budget: rates 0.2, 0.4, 0.8 and 1.6 of D-PSGD, 0.1, 0.2, 0.4 and 0.8 of DFedAvg; rates
+0.2 and 0.4 with rho 0.1 and 0.3 of the methods with SAM; rates 0.05 and 0.1 with rho 0.1 and 0.3 of those with SAM and
+momentum 0.9. The clients' mean accuracy chooses. FedAvg, FedSAM and local training have the numbers of DFedAvg, DFedSAM
+and DFedAvg.
 
 Scores: of the last fifth of the rounds, the mean over ten rounds (fewer if there are fewer) of the accuracy of the
 clients' own models (mean and worst) and of the mean model, and of the consensus distance. An arm is flat if the slope

@@ -46,6 +46,7 @@ DISTANCE, SLOPE, SENT, CONTRACTION = "consensus distance", "slope", "megabytes s
 
 Numbers = tuple[float, float | None]
 """Learning rate, and rho of SAM or None."""
+ONE_STEP_TRIALS: tuple[Numbers, ...] = tuple((lr, None) for lr in (0.2, 0.4, 0.8, 1.6))
 PLAIN_TRIALS: tuple[Numbers, ...] = tuple((lr, None) for lr in (0.1, 0.2, 0.4, 0.8))
 SAM_TRIALS: tuple[Numbers, ...] = tuple((lr, rho) for lr in (0.2, 0.4) for rho in (0.1, 0.3))
 MOMENTUM_TRIALS: tuple[Numbers, ...] = tuple((lr, rho) for lr in (0.05, 0.1) for rho in (0.1, 0.3))
@@ -112,7 +113,7 @@ DPSGD, DFEDAVG, DFEDSAM, TWO, FOUR = "D-PSGD", "DFedAvg", "DFedSAM", "DFedSAM-MG
 RESET, KEPT = "DFedSAM, momentum reset", "DFedSAM, momentum kept"
 FEDAVG, FEDSAM, LOCAL = "FedAvg", "FedSAM", "local training"
 METHODS: Mapping[str, Method] = {
-    DPSGD: Method(PLAIN_TRIALS, local_steps=1),
+    DPSGD: Method(ONE_STEP_TRIALS, local_steps=1),
     DFEDAVG: Method(PLAIN_TRIALS),
     DFEDSAM: Method(SAM_TRIALS),
     TWO: Method(SAM_TRIALS, gossip_steps=2),
