@@ -100,7 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, required=True, help="gets a JSON line per run")
     parser.add_argument("--json", type=Path, help="file for the table; the arms get another, with _arms in its name")
     parser.add_argument("--workers", type=int, default=2, help="number of processes, with one thread each")
-    parser.add_argument("--quick", action="store_true", help="two seeds, a few rounds, no trials, in OUT/quick")
+    parser.add_argument("--quick", action="store_true", help="two seeds, one or two rounds, no trials, in OUT/quick")
     options = parser.parse_args(arguments)
     out = options.out / "quick" if options.quick else options.out
     plan = FederatedPlan(out, quick=options.quick, workers=options.workers)

@@ -10,7 +10,7 @@ from benchmarks.claims.federated_runs import MEAN, METHODS, SETTINGS, SLOPE, Num
 from benchmarks.claims.run_log import Measured, Run, RunLog, print_progress
 from uumamba.federated import torus
 
-SEEDS, QUICK_SEEDS, QUICK = 5, 2, 40
+SEEDS, QUICK_SEEDS, QUICK = 5, 2, 80
 TUNING_SEEDS = (1000, 1001)
 TUNED_ON = name_setting(16, 0.3, torus)
 ROUNDS, TRAFFIC = "equal rounds", "equal traffic"
@@ -53,7 +53,7 @@ class FederatedPlan:
 
     Args:
         out: folder of the run log.
-        quick: use two seeds, a fortieth of the rounds and no trials.
+        quick: use two seeds, an eightieth of the rounds and no trials.
         workers: number of processes.
     """
 
