@@ -15,6 +15,7 @@ from uumamba.federated.graphs import (
     ring,
     torus,
 )
+from uumamba.federated.label_skew import dirichlet_split
 from uumamba.federated.local_training import ClientState, LocalResult, LocalTraining
 from uumamba.federated.mixing import Isolated, Mixing, Server
 from uumamba.federated.norm_statistics import recompute_statistics
@@ -47,6 +48,7 @@ __all__ = [
     "check_same",
     "connect_site",
     "consensus_distance",
+    "dirichlet_split",
     "exponential",
     "full",
     "grid",
