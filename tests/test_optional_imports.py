@@ -29,7 +29,7 @@ before = set(sys.modules)
 for name in {torch_only!r}:
     importlib.import_module(name)
 tops = {{name.partition(".")[0] for name in set(sys.modules) - before}}
-print(json.dumps(sorted(tops - set(sys.stdlib_module_names) - {{"uumamba", "torch", "numpy", "scipy"}})))
+print(json.dumps(sorted(tops - set(sys.stdlib_module_names) - {{"uumamba", "torch", "numpy"}})))
 for name in {generic!r}:
     importlib.import_module(name)
 """

@@ -239,7 +239,7 @@ def measure_contraction(simulation: Simulation) -> float:
     local.load_state_dict(simulation.state_dict())
     before = local.run_round().consensus_distance
     first = method.first_gossip_step(simulation.round)
-    mixed = mix(local.weights, method.mixing, first_step=first, steps=method.gossip_steps)
+    mixed = mix(local.weights, method.topology, first_step=first, steps=method.gossip_steps)
     return consensus_distance(mixed) / before
 
 

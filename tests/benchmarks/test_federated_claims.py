@@ -115,7 +115,7 @@ def test_methods_with_one_seed_begin_with_equal_weights_and_batches() -> None:
     assert torch.equal(first.weights, second.weights)
     for one, other in zip(first.clients, second.clients, strict=True):
         assert torch.equal(next(iter(one.batches(1)))[0], next(iter(other.batches(1)))[0])
-    assert second.method.mixing.matrix(0).toarray()[5] * TRAINING == pytest.approx(
+    assert second.method.topology.matrix(0).toarray()[5] * TRAINING == pytest.approx(
         [each.size for each in first.clients]
     )
 

@@ -1,14 +1,15 @@
 """Gossip matrices of a graph of clients."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from scipy import sparse
-from scipy.sparse.csgraph import connected_components
 
-from uumamba.federated.mixing import Presence
+from uumamba.federated.mixing import Presence, to_sparse
 from uumamba.runtime.errors import UsageError, require
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 TOLERANCE = 1e-9
 """Largest difference from 1 of a row's or column's sum."""
@@ -80,7 +81,7 @@ class Topology:
         """Spectral gap 1 - lambda, 1 for a complete graph."""
         return 1 - self.contraction
 
-    def matrix(self, step: int, present: Presence = None) -> sparse.csr_array:
+    def matrix(self, step: int, present: Presence = None) -> "sparse.csr_array":
         """Return the matrix of a gossip step.
 
         An absent client keeps its weights, and its share goes back to each neighbour's own weight. The matrix stays
@@ -104,6 +105,8 @@ class Topology:
             expected="every client, since the graph is directed",
             fix="choose an undirected graph, such as ring, torus or random_regular",
         )
+        from scipy import sparse
+
         here = sparse.diags_array(np.asarray(present, dtype=float))
         links = here @ (matrix - sparse.diags_array(matrix.diagonal())) @ here
         own = 1 - np.asarray(links.sum(axis=1)).ravel()
@@ -130,9 +133,9 @@ class Topology:
         )
 
 
-def _read_matrix(name: str, matrix: Any) -> sparse.csr_array:
+def _read_matrix(name: str, matrix: Any) -> "sparse.csr_array":
     try:
-        found = sparse.csr_array(matrix, dtype=np.float64)
+        found = to_sparse(matrix, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise UsageError(name, got=f"no matrix ({error})", expected="a square matrix of numbers") from None
     require(
@@ -144,15 +147,15 @@ def _read_matrix(name: str, matrix: Any) -> sparse.csr_array:
     return _sorted_rows(found)
 
 
-def _sorted_rows(matrix: Any) -> sparse.csr_array:
+def _sorted_rows(matrix: Any) -> "sparse.csr_array":
     """Return the matrix with columns in order and without stored zeros."""
-    found = sparse.csr_array(matrix)
+    found = to_sparse(matrix)
     found.sum_duplicates()
     found.eliminate_zeros()
     return found
 
 
-def _check_doubly_stochastic(name: str, matrix: sparse.csr_array, clients: int) -> None:
+def _check_doubly_stochastic(name: str, matrix: "sparse.csr_array", clients: int) -> None:
     require(
         matrix.shape[0] == clients,
         name,
@@ -177,11 +180,13 @@ def _check_doubly_stochastic(name: str, matrix: sparse.csr_array, clients: int) 
         )
 
 
-def _check_connected(name: str, matrices: Sequence[sparse.csr_array]) -> None:
+def _check_connected(name: str, matrices: "Sequence[sparse.csr_array]") -> None:
     """Raise unless the links of one period join all clients.
 
     For doubly stochastic matrices a path in one direction implies one in the other.
     """
+    from scipy.sparse.csgraph import connected_components
+
     groups, group_of = connected_components(sum(matrices[1:], start=matrices[0]), directed=True, connection="weak")
     require(
         groups == 1,

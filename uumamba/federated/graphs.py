@@ -2,16 +2,19 @@
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import torch
-from scipy import sparse
 
 from uumamba.federated.gossip_matrix import Topology
+from uumamba.federated.mixing import to_sparse
 from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.options import AT_LEAST_1, PositiveInt, check_options
 from uumamba.runtime.seeds import generator_for
+
+if TYPE_CHECKING:
+    from scipy import sparse
 
 Degree = Annotated[int, AT_LEAST_1]
 ATTEMPTS = 1000
@@ -196,11 +199,11 @@ def _count_hops(clients: int) -> int:
     return (clients - 1).bit_length()
 
 
-def _shift_mean(clients: int, hops: Sequence[int]) -> sparse.csr_array:
+def _shift_mean(clients: int, hops: Sequence[int]) -> "sparse.csr_array":
     """Return the mean over clients i + hop."""
     rows = np.repeat(np.arange(clients), len(hops))
     columns = (rows + np.tile(hops, clients)) % clients
-    return sparse.csr_array((np.full(len(rows), 1 / len(hops)), (rows, columns)), shape=(clients, clients))
+    return to_sparse((np.full(len(rows), 1 / len(hops)), (rows, columns)), shape=(clients, clients))
 
 
 def _draw_regular(clients: int, degree: int, generator: torch.Generator) -> set[tuple[int, int]] | None:

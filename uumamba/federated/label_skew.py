@@ -72,7 +72,7 @@ def dirichlet_split(
     )
 
 
-def _draw_owners(classes: np.ndarray, clients: int, alpha: float, generator: np.random.Generator) -> np.ndarray:
+def _draw_owners(classes: np.ndarray, clients: int, alpha: float, generator: "np.random.Generator") -> np.ndarray:
     """Draw the client of each sample."""
     owners = np.empty(len(classes), dtype=np.int64)
     for each in range(classes.max(initial=-1) + 1):

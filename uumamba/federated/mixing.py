@@ -1,16 +1,25 @@
 """Mixing of clients' weights after local training: interface, server and none."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from scipy import sparse
 
 from uumamba.runtime.errors import require
 from uumamba.runtime.options import PositiveInt, check_options
 
+if TYPE_CHECKING:
+    from scipy import sparse  # loads in half a second, at the first matrix
+
 Presence = Sequence[bool] | np.ndarray | None
 """For each client whether it takes part; None for all."""
+
+
+def to_sparse(matrix: Any, **options: Any) -> "sparse.csr_array":
+    """Return a compressed sparse matrix; options are those of ``scipy.sparse.csr_array``."""
+    from scipy import sparse
+
+    return sparse.csr_array(matrix, **options)
 
 
 class Mixing(Protocol):
@@ -26,7 +35,7 @@ class Mixing(Protocol):
     clients: int
     is_symmetric: bool
 
-    def matrix(self, step: int, present: Presence = None) -> sparse.csr_array:
+    def matrix(self, step: int, present: Presence = None) -> "sparse.csr_array":
         """Return the matrix of a gossip step; every row sums to 1."""
         ...
 
@@ -72,12 +81,12 @@ class Server(Mixing):
         self.name, self.clients, self.is_symmetric = "server", len(sizes), True
         self._sizes = np.asarray(sizes, dtype=np.float64)
 
-    def matrix(self, step: int, present: Presence = None) -> sparse.csr_array:
+    def matrix(self, step: int, present: Presence = None) -> "sparse.csr_array":
         """Return the matrix whose rows all have the present clients' shares."""
         shares = self._sizes * (1.0 if present is None else np.asarray(present, dtype=np.float64))
         if not shares.any():
-            return sparse.csr_array(np.eye(self.clients))
-        return sparse.csr_array(np.tile(shares / shares.sum(), (self.clients, 1)))
+            return to_sparse(np.eye(self.clients))
+        return to_sparse(np.tile(shares / shares.sum(), (self.clients, 1)))
 
     def count_messages(self, step: int, present: Presence = None) -> int:
         """Return two messages, up and down, per present client."""
@@ -100,9 +109,9 @@ class Isolated(Mixing):
     def __init__(self, clients: PositiveInt) -> None:
         self.name, self.clients, self.is_symmetric = "isolated", clients, True
 
-    def matrix(self, step: int, present: Presence = None) -> sparse.csr_array:
+    def matrix(self, step: int, present: Presence = None) -> "sparse.csr_array":
         """Return the identity."""
-        return sparse.csr_array(np.eye(self.clients))
+        return to_sparse(np.eye(self.clients))
 
     def count_messages(self, step: int, present: Presence = None) -> int:
         """Return 0."""

@@ -1,4 +1,4 @@
-"""Request to forget patients of a run, checked before any file is written."""
+"""Request to forget patients of a run, checked before it starts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -57,7 +57,7 @@ class ForgetRequest:
         return self.folder.manifest.by_id(case_id).patient_id
 
     def load_net(self, path: Path | None = None) -> nn.Module:
-        """Load a network in evaluation mode: the trained one, or that of another checkpoint of the same kind."""
+        """Load the trained network, or that of another checkpoint, in evaluation mode."""
         checkpoint = self.checkpoint if path is None else read_checkpoint(path)
         labels, channels = self.folder.manifest.labels, self.folder.manifest.channels
         where = path or self.path
