@@ -64,13 +64,21 @@ class Commands(TyperGroup):
 
 
 class CommandOfInputs(TyperCommand):
-    """Command whose ``--input`` takes several values."""
+    """Command of which one option takes several values."""
+
+    repeated = "--input"
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse the arguments with ``--input`` before each of its values."""
+        """Parse the arguments with the option before each of its values."""
         options = [option for option in self.params if option.param_type_name == "option"]
         valued = [name for option in options if not getattr(option, "is_flag", False) for name in option.opts]
-        return super().parse_args(ctx, repeat_option(args, "--input", valued=valued))
+        return super().parse_args(ctx, repeat_option(args, self.repeated, valued=valued))
+
+
+class CommandOfPatients(CommandOfInputs):
+    """Command whose ``--patients`` takes several values."""
+
+    repeated = "--patients"
 
 
 app = typer.Typer(
@@ -350,6 +358,55 @@ def predict(
     if (card := find_card(model)) is not None:
         _say(f"model {model}: figures, limits and licence are in {card}")
     _report_failures(result.failures, done=len(result.written) + len(result.skipped))
+
+
+@app.command(
+    cls=CommandOfPatients,
+    epilog="Example: uumamba unlearn runs/acdc --patients patient001 patient017 --out runs/acdc_without\n\n"
+    "With a model trained without them: uumamba unlearn runs/acdc --data prepared --patients patient001 "
+    "--retrained runs/acdc_rest --out runs/acdc_without",
+)
+def unlearn(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Output folder of run or train, or a fold folder.")],
+    patients: Annotated[
+        list[str], typer.Option(metavar="ID...", help="Patients to forget, as in the manifest. Repeatable.")
+    ],
+    out: Annotated[Path, typer.Option(help="Run folder of the result, with unlearning.html and unlearning.json.")],
+    data: Annotated[
+        Path | None, typer.Option(help="The prepared cases of the run; default: the folder prepared next to it.")
+    ] = None,
+    fold: Annotated[str | None, typer.Option(help="Fold of a run with several.")] = None,
+    retrained: Annotated[
+        Path | None, typer.Option(metavar="RUN", help="A run trained without the patients; default: train one.")
+    ] = None,
+    method: Annotated[
+        Literal["NPO", "GradientDifference"], typer.Option(help="Forget loss: bounded (NPO) or plain ascent.")
+    ] = "NPO",
+    smoothing: Annotated[
+        Literal["SAM", "RS", "GP", "CR", "none"], typer.Option(help="Smoothing against relearning.")
+    ] = "SAM",
+    device: DeviceOption = "auto",
+) -> None:
+    """Remove patients from a trained model, with a page of evidence.
+
+    The page compares the result with a model trained again without the patients: recognition by the loss, Dice,
+    distance, and a relearning attack. That training takes as long as the first one.
+    """
+    from uumamba.pipelines.unlearn import ForgettingOptions, unlearn_patients
+    from uumamba.runtime.allocator import reuse_freed_memory
+
+    reuse_freed_memory()
+    page = unlearn_patients(
+        run,
+        patients=patients,
+        out=out,
+        data=data,
+        fold=fold,
+        retrained=retrained,
+        options=ForgettingOptions(method=method, smoothing=smoothing),
+        device=resolve_device(device),
+    )
+    _say(f"model: {out}; evidence: {page}")
 
 
 @app.command(epilog="Example: uumamba models")

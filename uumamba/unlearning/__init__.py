@@ -1,5 +1,6 @@
 """Unlearning: make a trained network forget samples, and attack the result."""
 
+from uumamba.unlearning.balanced_loss import per_sample_balanced_cross_entropy
 from uumamba.unlearning.forget_losses import NPO, ForgetLoss, GradientDifference
 from uumamba.unlearning.likelihood_ratio import likelihood_ratio_scores, logit_confidence
 from uumamba.unlearning.membership import MembershipResult, attack_by_loss, attack_by_score
@@ -42,6 +43,7 @@ __all__ = [
     "likelihood_ratio_scores",
     "logit_confidence",
     "mean_accuracy",
+    "per_sample_balanced_cross_entropy",
     "per_sample_cross_entropy",
     "predict_batch",
     "prediction_distance",

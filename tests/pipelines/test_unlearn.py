@@ -1,0 +1,180 @@
+"""Unlearning of patients from a run: model, evidence, page and refusals."""
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.pipelines.run_files import MakeConfig, Refused, contents, read_json
+from uumamba.data.prepared import PreparedFolder
+from uumamba.evaluation.unlearning_page import render_unlearning_page
+from uumamba.pipelines.forgetting.forgetting_evidence import AttackOptions
+from uumamba.pipelines.forgetting.forgetting_run import ForgettingOptions
+from uumamba.pipelines.models import load_predictor
+from uumamba.pipelines.train import train
+from uumamba.pipelines.unlearn import unlearn_patients
+from uumamba.training import read_checkpoint
+
+QUICK = ForgettingOptions(most_steps=2, check_every=1, learning_rate=0.01)
+ATTACK = AttackOptions(budgets=(1, 2), rates=(1e-3, 1e-2), batches=1)
+Unlearn = Callable[..., Path]
+
+
+@pytest.fixture(scope="module")
+def prepared(tiny_config: MakeConfig, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Seven phantom patients; the last four are validation patients of fold 0."""
+    from data_prep.phantoms.heart.heart_phantom import write_phantom
+    from uumamba.pipelines.datasets import read_dataset
+    from uumamba.pipelines.prepare import prepare
+
+    root = tmp_path_factory.mktemp("unlearn")
+    write_phantom(root / "raw", patients=7, test_patients=0, seed=0, workers=0)
+    manifest, bad = read_dataset("phantom", root / "raw")
+    prepare(manifest, bad, recipe=tiny_config().preprocess.build(), out=root / "prepared", workers=0)
+    stored = read_json(root / "prepared" / "dataset.json")
+    for case in stored["training"]:
+        case["fold"] = 0 if int(case["patient_id"][-1]) > 3 else 1
+    (root / "prepared" / "dataset.json").write_text(json.dumps(stored), encoding="utf-8")
+    return root / "prepared"
+
+
+@pytest.fixture(scope="module")
+def run(prepared: Path, tiny_config: MakeConfig) -> Path:
+    train(tiny_config(), data=prepared, out=prepared.parent / "run")
+    return prepared.parent / "run"
+
+
+@pytest.fixture(scope="module")
+def unlearned(run: Path) -> Path:
+    out = run.parent / "unlearned"
+    unlearn_patients(run, patients=["patient002"], out=out, options=QUICK, attack=ATTACK)
+    return out
+
+
+def test_the_result_is_a_run_without_the_patient_that_predicts(run: Path, unlearned: Path, prepared: Path) -> None:
+    before, after = (read_checkpoint(each / "fold_0" / "last.safetensors") for each in (run, unlearned))
+    assert after.config["run"]["dataset"]["exclude_patients"] == ["patient002"]
+    assert "exclude_patients" not in before.config["run"]["dataset"]
+    given = before.ema or before.net
+    assert any(not torch.equal(given[name], value) for name, value in after.net.items())
+    assert load_predictor(unlearned)(torch.rand(4, 60, 60).numpy(), spacing_mm=(10.0, 3.0, 3.0)).label.any() in (0, 1)
+    retrained = read_checkpoint(unlearned / "retrained" / "fold_0" / "last.safetensors")
+    assert retrained.config["run"] == after.config["run"]
+
+
+def test_the_evidence_compares_four_models(unlearned: Path) -> None:
+    found = read_json(unlearned / "unlearning.json")
+    assert found["patients"] == ["patient002"]
+    assert found["cases"] == {"forgotten": 2, "retained": 4, "unseen": 8, "unseen_for_membership": 4, "attacker": 2}
+    assert [*found["models"]] == ["before", "after", "unsmoothed", "retrained"]
+    assert found["models"]["retrained"]["distance_to_retrained"]["forgotten"]["divergence"] == pytest.approx(
+        0, abs=1e-6
+    )
+    assert found["models"]["before"]["distance_to_retrained"]["forgotten"]["divergence"] > 0
+    assert {name: [row["budget"] for row in rows] for name, rows in found["relearning"].items()} == {
+        name: [0, 1, 2] for name in ("after", "unsmoothed", "retrained")
+    }
+    assert [*found["findings"]] == ["was_recognised", "is_forgotten", "dice_drop", "closer_after_attack"]
+    assert [look["step"] for look in found["run"]["looks"]][:2] == [0, 1]
+    dice = {name: model["dice"]["unseen"] for name, model in found["models"].items()}
+    assert found["findings"]["dice_drop"] == pytest.approx(dice["before"] - dice["after"])
+
+
+def test_the_page_says_what_was_measured_and_promises_nothing_more(unlearned: Path) -> None:
+    page = (unlearned / "unlearning.html").read_text(encoding="utf-8")
+    assert "no proof that the data are erased" in page
+    assert "patient002" in page
+    assert "without an interval for a single patient" in page
+    assert "the attacker has the patient whom the attack is measured on" in page
+    assert "http" not in page.replace("http-equiv", "")
+
+
+def test_a_given_retrained_run_gives_the_same_evidence(run: Path, unlearned: Path, tmp_path: Path) -> None:
+    unlearn_patients(
+        run, patients=["patient002"], out=tmp_path, retrained=unlearned / "retrained", options=QUICK, attack=ATTACK
+    )
+    assert read_json(tmp_path / "unlearning.json") == read_json(unlearned / "unlearning.json")
+    assert not (tmp_path / "retrained").exists()
+
+
+@pytest.mark.parametrize("smoothing", ["RS", "GP", "CR", "none"])
+def test_every_smoothing_unlearns(run: Path, unlearned: Path, tmp_path: Path, smoothing: Any) -> None:
+    options = ForgettingOptions(most_steps=1, smoothing=smoothing, method="GradientDifference", strength=0.001)
+    retrained = unlearned / "retrained"
+    given = {"patients": ["patient002"], "retrained": retrained, "attack": AttackOptions((1,), (1e-3,), 1)}
+    unlearn_patients(run, out=tmp_path, options=options, **given)
+    found = read_json(tmp_path / "unlearning.json")
+    same = found["models"]["after"] == found["models"]["unsmoothed"]
+    assert same == (smoothing == "none")
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "got"),
+    [
+        ({"patients": ["patient099"]}, "--patients", "patient099"),
+        ({"patients": ["patient002_frame01"]}, "--patients", "patient002_frame01"),
+        ({"patients": ["patient005"]}, "--patients", "patient005, which the run did not train on"),
+        ({"patients": ["patient001", "patient001"]}, "--patients", "patient001 twice"),
+        ({"patients": ["patient001", "patient002", "patient003"]}, "--patients", "all 3 training patients"),
+        ({"patients": []}, "--patients", "nothing"),
+        ({"fold": "1"}, "--fold", "1"),
+        ({"run": "nowhere"}, "RUN", Path("nowhere")),
+        ({"data": "nowhere"}, "path", Path("nowhere")),
+    ],
+)
+def test_wrong_requests_are_refused_before_a_file_is_written(
+    run: Path,
+    tmp_path: Path,
+    refused: Refused,
+    monkeypatch: pytest.MonkeyPatch,
+    options: dict[str, Any],
+    key: Any,
+    got: Any,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    given = {"run": run, "patients": ["patient001"], "out": "out"} | options
+    with refused(key, got):
+        unlearn_patients(**given)
+    assert contents(tmp_path) == {}
+
+
+def test_a_run_with_the_patient_is_no_retrained_one(run: Path, tmp_path: Path, refused: Refused) -> None:
+    with refused("--retrained"):
+        unlearn_patients(run, patients=["patient001"], out=tmp_path / "out", retrained=run)
+    assert contents(tmp_path) == {}
+
+
+def test_an_out_with_a_run_and_data_elsewhere_are_refused(
+    run: Path, unlearned: Path, tmp_path: Path, refused: Refused
+) -> None:
+    with refused(str(unlearned / "fold_0")):
+        unlearn_patients(run, patients=["patient001"], out=unlearned)
+    (tmp_path / "elsewhere").symlink_to(run / "fold_0")
+    with refused("--data", "nothing"):
+        unlearn_patients(tmp_path / "elsewhere", patients=["patient001"], out=tmp_path / "out")
+
+
+def test_patients_that_are_excluded_train_and_validate_nowhere(
+    prepared: Path, tiny_config: MakeConfig, refused: Refused
+) -> None:
+    from uumamba.pipelines.jobs import list_jobs
+
+    folder = PreparedFolder(prepared)
+    config = tiny_config("dataset.exclude_patients=[patient001, patient005]")
+    [job] = list_jobs(config, folder, fold="0", out=prepared.parent / "unused")
+    used = {folder.manifest.by_id(case_id).patient_id for case_id in (*job.training_ids, *job.validation_ids)}
+    assert used == {"patient002", "patient003", "patient004", "patient006", "patient007"}
+    with refused("dataset.exclude_patients", "patient012"):
+        list_jobs(tiny_config("dataset.exclude_patients=[patient012]"), folder, fold="0", out=prepared)
+
+
+def test_intervals_that_do_not_exist_are_null_and_shown(unlearned: Path) -> None:
+    found = read_json(unlearned / "unlearning.json")
+    assert found["models"]["before"]["membership"]["advantage_interval"] == [None, None]
+    text = render_unlearning_page(found, model="run")
+    assert "nan" not in text.lower().replace("nanmean", "")
+    assert math.isfinite(found["models"]["before"]["membership"]["advantage"])

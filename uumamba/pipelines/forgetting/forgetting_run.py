@@ -1,0 +1,186 @@
+"""Unlearning steps on patches of patients, until these look like unseen ones."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from statistics import fmean
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from uumamba.config.objectives import build_objective
+from uumamba.data.loader import batches
+from uumamba.optim import SAM, Plain
+from uumamba.pipelines.build import build_augmentation, build_dataset, build_loss
+from uumamba.pipelines.forgetting.case_measures import CaseMeasures
+from uumamba.pipelines.forgetting.forget_request import ForgetRequest
+from uumamba.pipelines.jobs import replace_seed
+from uumamba.runtime.network import batch_to_device
+from uumamba.runtime.options import NonNegative, Positive, PositiveInt, check_options
+from uumamba.runtime.seeds import key_to_seed, seed_everything
+from uumamba.types import Batch
+from uumamba.unlearning import (
+    NPO,
+    CurvatureRegularization,
+    GradientDifference,
+    GradientPenalty,
+    RandomizedSmoothing,
+    Smoothing,
+    UnlearningStep,
+    per_sample_balanced_cross_entropy,
+)
+
+SmoothingName = Literal["SAM", "RS", "GP", "CR", "none"]
+
+
+@check_options
+@dataclass(frozen=True, kw_only=True)
+class ForgettingOptions:
+    """Options of unlearning patients.
+
+    Attributes:
+        method: forget loss: negative preference optimisation, or plain ascent.
+        smoothing: smoothing of the forget loss against relearning: by SAM, randomised smoothing (RS), gradient penalty
+            (GP) or curvature regularisation (CR).
+        strength: radius of SAM, standard deviation of RS, or weight of the penalty of GP or CR.
+        beta: NPO's slope on the balanced loss of a patch.
+        retain_weight: weight of the retain loss, which is the run's own.
+        learning_rate: of AdamW.
+        most_steps: steps after which unlearning ends at the latest.
+        check_every: steps between two looks at whole cases.
+    """
+
+    method: Literal["NPO", "GradientDifference"] = "NPO"
+    smoothing: SmoothingName = "SAM"
+    strength: Positive = 0.01
+    beta: Positive = 20.0
+    retain_weight: NonNegative = 1.0
+    learning_rate: Positive = 3e-4
+    most_steps: PositiveInt = 400
+    check_every: PositiveInt = 25
+
+
+@dataclass(frozen=True)
+class Look:
+    """Look at whole cases between steps.
+
+    Attributes:
+        step: number of steps before it.
+        forget_loss: mean loss of the cases to forget.
+        unseen_loss: mean loss of unseen cases.
+    """
+
+    step: int
+    forget_loss: float
+    unseen_loss: float
+
+    @property
+    def looks_unseen(self) -> bool:
+        """Cases to forget with at least the loss of unseen ones."""
+        return self.forget_loss >= self.unseen_loss
+
+
+def forget_patients(
+    request: ForgetRequest,
+    options: ForgettingOptions,
+    measures: CaseMeasures,
+    *,
+    unseen_ids: Sequence[str],
+    device: str = "cpu",
+    on_look: Callable[[Look], object] = lambda look: None,
+) -> tuple[nn.Module, list[Look]]:
+    """Unlearn the patients of a request.
+
+    Each step descends on the forget loss of unchanged patches of the patients to forget, and on the run's own loss of
+    augmented patches of the others. It ends when the cases to forget have the loss of unseen ones. The loss weights
+    that the run learned are fixed.
+
+    Args:
+        request: the trained model and the cases.
+        options: method and its numbers.
+        measures: losses of whole cases.
+        unseen_ids: unseen cases to compare with; others are needed for the evidence.
+        device: of the network.
+        on_look: called with each look.
+
+    Returns:
+        The network in evaluation mode, and the looks.
+    """
+    seed_everything(request.job.config.seed)
+    net = request.load_net().to(device)
+    step, optimizer = _build_step(request, options, net, device), _build_optimizer(options, net)
+    forget = _stream_patches(request, request.forget_ids, "forget", augmented=False, device=device)
+    retain = _stream_patches(request, request.retain_ids, "retain", augmented=True, device=device)
+    looks: list[Look] = []
+    for number in range(options.most_steps + 1):
+        if number % options.check_every == 0 or number == options.most_steps:
+            net.eval()
+            looks.append(_look(measures, net, number, request.forget_ids, unseen_ids))
+            on_look(looks[-1])
+            if number and looks[-1].looks_unseen:
+                break
+        if number < options.most_steps:
+            net.train()
+            step(net, optimizer, [next(forget)], [next(retain)])
+    return net.eval(), looks
+
+
+def describe(options: ForgettingOptions, looks: Sequence[Look]) -> dict[str, Any]:
+    """Return options and looks as JSON values."""
+    return {"options": asdict(options), "looks": [asdict(look) for look in looks]}
+
+
+def _build_step(request: ForgetRequest, options: ForgettingOptions, net: nn.Module, device: str) -> UnlearningStep:
+    config, labels = request.job.config, request.folder.manifest.labels
+    loss = partial(per_sample_balanced_cross_entropy, ignore_label=labels.ignore_label)
+    objective = build_objective(config.objective, build_loss(config, labels), net, outputs=False, labels=labels)
+    objective.load_state_dict(request.checkpoint.objective)
+    objective.to(device).requires_grad_(False)
+    return UnlearningStep(
+        NPO(net, beta=options.beta, per_sample_loss=loss)
+        if options.method == "NPO"
+        else GradientDifference(per_sample_loss=loss),
+        objective,
+        retain_weight=options.retain_weight,
+        smoothing=_build_smoothing(options),
+    )
+
+
+def _build_smoothing(options: ForgettingOptions) -> Smoothing | None:
+    # Kernels such as the selective scan have no second derivative.
+    if options.smoothing == "RS":
+        return RandomizedSmoothing(sigma=options.strength)
+    if options.smoothing == "GP":
+        return GradientPenalty(weight=options.strength, second_order="finite_difference")
+    if options.smoothing == "CR":
+        return CurvatureRegularization(weight=options.strength, second_order="finite_difference")
+    return None
+
+
+def _build_optimizer(options: ForgettingOptions, net: nn.Module) -> Plain | SAM:
+    base = partial(torch.optim.AdamW, lr=options.learning_rate, weight_decay=0.0)
+    if options.smoothing == "SAM":
+        return SAM(net.parameters(), base, rho=options.strength, net=net)
+    return Plain(net.parameters(), base, net=net)
+
+
+def _stream_patches(
+    request: ForgetRequest, case_ids: Sequence[str], name: str, *, augmented: bool, device: str
+) -> Iterator[Batch]:
+    """Yield batches of patches without end, keyed by name and epoch."""
+    config = replace_seed(request.job.config, key_to_seed(request.job.config.seed, "unlearning", name))
+    dataset = build_dataset(config, request.folder, case_ids)
+    augment = build_augmentation(request.job, request.folder) if augmented else None
+    epoch = 0
+    while True:
+        for batch in batches(dataset, epoch):
+            loaded = batch_to_device(batch, device)
+            yield loaded if augment is None else augment(loaded)
+        epoch += 1
+
+
+def _look(measures: CaseMeasures, net: nn.Module, step: int, forget: Sequence[str], unseen: Sequence[str]) -> Look:
+    found = measures.measure(net, [*forget, *unseen])
+    forget_loss, unseen_loss = (fmean(found[case_id].loss for case_id in ids) for ids in (forget, unseen))
+    return Look(step, forget_loss, unseen_loss)
