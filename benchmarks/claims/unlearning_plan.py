@@ -129,7 +129,7 @@ class UnlearningPlan:
 
         Qualities are means over the tuning seeds.
         """
-        rates = dict.fromkeys(trials, RATES)
+        rates: dict[Key, tuple[float, ...]] = dict.fromkeys(trials, RATES)
         for widening in range(WIDENINGS + 1):
             runs = {
                 key: [
@@ -173,8 +173,8 @@ def choose_trial(measured: Sequence[Measured]) -> tuple[int, bool]:
         >>> choose_trial([retained | {ALL_FORGET: forget, "unseen accuracy": unseen} for forget, unseen in trials])
         (1, True)
     """
-    excess = {place: _find_excess(each) for place, each in enumerate(measured)}
-    met = {place: float(measured[place][UNSEEN]) for place, value in excess.items() if value == 0}
+    excess: dict[float, float] = {place: _find_excess(each) for place, each in enumerate(measured)}
+    met: dict[float, float] = {place: measured[int(place)][UNSEEN] for place, value in excess.items() if value == 0}
     return (int(find_best_value(met, "higher")), True) if met else (int(find_best_value(excess, "lower")), False)
 
 

@@ -39,7 +39,8 @@ REFERENCES = (BEFORE, RETRAINED)
 BUDGETS = (5, 15, 50)
 """Steps of the attack."""
 TRIALS, SHADOWS = 16, 16
-BETAS, RETAIN_WEIGHTS = (0.1, 3.0), (0.5, 4.0)
+RETAIN_WEIGHTS = (0.5, 4.0)
+"""Smallest and largest weight of the retain loss."""
 EVERY = 2
 """Steps between averaged weights."""
 
@@ -109,7 +110,8 @@ def draw_trials() -> tuple[tuple[float, ...], ...]:
 
 def find_numbers(setting: str, method: str, trial: int) -> Numbers:
     """Return the numbers of a method's trial."""
-    bounds = (UNLEARNING_SETTINGS[setting].lrs, BETAS, RETAIN_WEIGHTS, ARMS[method].bounds)
+    spec = UNLEARNING_SETTINGS[setting]
+    bounds = (spec.lrs, spec.betas, RETAIN_WEIGHTS, ARMS[method].bounds)
     return Numbers(
         *(low * (high / low) ** part for (low, high), part in zip(bounds, draw_trials()[trial], strict=True))
     )
@@ -144,7 +146,7 @@ def perform(run: Run) -> Measured:
     result, others = attack(run, net, [float(rate) for rate in rates])
     if kind == SWEEP:
         return {ROWS: [[row.steps, row.rate, row.quality] for row in result.rows]}
-    return _measure_attack(result, others) | _measure_quality(run, net) | _measure_membership(run, net)
+    return measure_attack(result, others) | _measure_quality(run, net) | _measure_membership(run, net)
 
 
 def make_network(run: Run) -> nn.Module:
@@ -218,6 +220,18 @@ def attack(run: Run, net: nn.Module, rates: Sequence[float]) -> tuple[Relearning
     return result, [next(finite) if row.quality == row.quality else filler for row in result.rows]
 
 
+def measure_attack(result: RelearningResult, others: Sequence[Measured]) -> Measured:
+    """Return the measures before the attack and after each budget, at its strongest row."""
+    before = result.rows[0].quality
+    measured: Measured = {FORGET: before} | others[0]
+    for budget in BUDGETS:
+        row = result.strongest(budget)
+        there = others[result.rows.index(row)]
+        measured |= {after(FORGET, budget): row.quality, after(RISE, budget): row.quality - before}
+        measured |= {after(name, budget): value for name, value in there.items()}
+    return measured
+
+
 def draw_task(run: Run) -> ForgetTask:
     """Return the samples of a run."""
     return UNLEARNING_SETTINGS[run.setting].draw(run.seed)
@@ -241,18 +255,6 @@ def _measure_trial(run: Run, net: nn.Module) -> Measured:
         PAST: measure_accuracy(past, task.retain),
         UNSEEN: measure_accuracy(net, task.unseen),
     }
-
-
-def _measure_attack(result: RelearningResult, others: Sequence[Measured]) -> Measured:
-    """Return the measures before the attack and after each budget, at its strongest row."""
-    before = result.rows[0].quality
-    measured: Measured = {FORGET: before} | others[0]
-    for budget in BUDGETS:
-        row = result.strongest(budget)
-        there = others[result.rows.index(row)]
-        measured |= {after(FORGET, budget): row.quality, after(RISE, budget): row.quality - before}
-        measured |= {after(name, budget): value for name, value in there.items()}
-    return measured
 
 
 def _measure_quality(run: Run, net: nn.Module) -> Measured:

@@ -86,6 +86,7 @@ class UnlearningSetting:
         training: training steps per step of unlearning.
         steps: steps of unlearning.
         lrs: smallest and largest learning rate of unlearning.
+        betas: smallest and largest beta of NPO.
     """
 
     draw: Callable[[int], ForgetTask]
@@ -95,6 +96,7 @@ class UnlearningSetting:
     training: int
     steps: int
     lrs: tuple[float, float]
+    betas: tuple[float, float]
 
 
 def draw_digits(seed: int) -> ForgetTask:
@@ -159,6 +161,8 @@ def _build_language_model(seed: int) -> nn.Module:
 
 
 UNLEARNING_SETTINGS: Mapping[str, UnlearningSetting] = {
-    DIGITS: UnlearningSetting(cache(draw_digits), _build_digit_net, 1e-3, 32, 20, 50, (5e-4, 1e-2)),
-    PASSAGES: UnlearningSetting(cache(draw_passages), _build_language_model, 3e-3, 16, 7, 60, (1e-3, 1e-2)),
+    DIGITS: UnlearningSetting(cache(draw_digits), _build_digit_net, 1e-3, 32, 20, 50, (5e-4, 1e-2), (0.1, 3.0)),
+    PASSAGES: UnlearningSetting(
+        cache(draw_passages), _build_language_model, 3e-3, 16, 7, 60, (1e-3, 1e-2), (0.05, 1.0)
+    ),
 }

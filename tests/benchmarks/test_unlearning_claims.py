@@ -41,6 +41,7 @@ from benchmarks.claims.unlearning_runs import (
     draw_halves,
     find_numbers,
     make_network,
+    measure_attack,
     name_rates,
     perform,
     train_network,
@@ -55,7 +56,7 @@ from benchmarks.claims.unlearning_sets import (
     draw_passages,
 )
 from benchmarks.result_file import read_result
-from uumamba.unlearning import RelearningResult
+from uumamba.unlearning import RelearningResult, RelearningRow
 
 pytest.importorskip("sklearn")
 Replace = Callable[[Callable[[Run], Measured]], None]
@@ -191,6 +192,30 @@ def test_a_network_is_retrained_without_the_samples_to_forget(monkeypatch: pytes
     assert seen["trained"] == list_inputs(task.retain) | list_inputs(task.forget)
 
 
+def test_the_attacker_trains_on_the_known_samples_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[Any] = []
+    relearn = unlearning_runs.relearning_attack
+
+    def record(net: torch.nn.Module, given: Any, *rest: Any, **options: Any) -> RelearningResult:
+        batches.extend(given)
+        return relearn(net, given, *rest, **options)
+
+    monkeypatch.setattr(unlearning_runs, "relearning_attack", record)
+    perform(make_run(BEFORE, name_rates(SWEEP, (1e-3,))))
+    assert torch.equal(torch.cat([inputs for inputs, _ in batches]), draw_digits(3).known.inputs)
+
+
+def test_measures_after_the_attack_are_those_of_its_strongest_row() -> None:
+    qualities = {(0, 0.0): 0.3, (5, 0.1): 0.6, (15, 0.1): 0.5, (50, 0.1): math.nan, (5, 1.0): 0.2, (15, 1.0): 0.7}
+    rows = tuple(RelearningRow(*key, quality) for key, quality in qualities.items())
+    others = [{FORGET_LOSS: float(place), UNSEEN: place / 10} for place in range(len(rows))]
+    measured = measure_attack(RelearningResult(rows), others)
+    assert (measured[FORGET], measured[FORGET_LOSS]) == (0.3, 0.0)
+    assert [measured[after(FORGET, budget)] for budget in BUDGETS] == [0.6, 0.7, 0.7]
+    assert [measured[after(FORGET_LOSS, budget)] for budget in BUDGETS] == [1.0, 5.0, 5.0]
+    assert measured[after(RISE, 15)] == pytest.approx(0.4)
+
+
 def test_halves_of_shadow_models_hold_each_sample_equally_often() -> None:
     halves = torch.stack(list(draw_halves(480, 0)))
     assert halves.shape == (SHADOWS, 480)
@@ -288,7 +313,7 @@ def test_a_changed_number_of_the_protocol_starts_a_new_log(tmp_path: Path, monke
     assert UnlearningPlan(tmp_path, quick=False, workers=1).log.path.parent == tmp_path / before[:12]
     monkeypatch.setattr(unlearning_plan, "ALLOWED", 0.02)
     after_first = hash_protocol()
-    monkeypatch.setattr(unlearning_runs, "BETAS", (0.1, 2.0))
+    monkeypatch.setattr(unlearning_runs, "RETAIN_WEIGHTS", (0.5, 2.0))
     assert len({before, after_first, hash_protocol()}) == 3
 
 
