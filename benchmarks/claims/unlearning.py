@@ -9,12 +9,12 @@ with Adam for 1000 steps on 240 of them, knows all by heart but answers few othe
 attacker has 20 of them. Unseen are the test set's 800 images.
 
 Passages: a transformer for characters, pre-trained on docstrings and code of Python's standard library, learns 16
-passages of 512 characters of the language reference by heart in 420 steps of Adam. Four passages are to be forgotten;
+passages of 512 characters of the language reference by heart in 400 steps of Adam. Four passages are to be forgotten;
 the attacker has the first quarter of each. Accuracy is that of the next character. Unseen are pieces of held-out
 topics.
 
 Arms: NPO; with SAM, randomised smoothing (RS), gradient penalty (GP), curvature regularisation (CR) or weight averaging
-(WA); and gradient difference, alone and with SAM. Adam makes 50 steps on digits and 60 on passages, with batches of 32
+(WA); and gradient difference, alone and with SAM. Adam makes 50 steps on digits and 100 on passages, with batches of 32
 and 16 of each set. References are the network before unlearning and one retrained from the same start without the
 samples to forget.
 

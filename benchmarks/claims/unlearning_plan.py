@@ -1,4 +1,4 @@
-"""Plan of the unlearning runs: trials, sweeps of the attacker's rates, then every arm."""
+"""Plan of the unlearning runs: trials, the attacker's sweeps, every arm."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -65,7 +65,7 @@ class UnlearnedArm:
         return [float(each[metric]) for each in self.measured]
 
     def mean(self, metric: str) -> float | None:
-        """Return the mean of a number over seeds; None if it was not measured."""
+        """Return the mean over seeds; None if not measured."""
         return None if self.measured[0][metric] is None else fmean(self.values(metric))
 
 
@@ -125,7 +125,7 @@ class UnlearningPlan:
         return {key: choose_trial([measured[key, trial] for trial in range(count)]) for key in keys}
 
     def sweep(self, trials: Mapping[Key, int | None]) -> dict[Key, RelearningResult]:
-        """Attack each arm's chosen trial at rates widened until the strongest lies inside.
+        """Attack each arm's chosen trial, at more rates while an edge is strongest.
 
         Qualities are means over the tuning seeds.
         """
@@ -206,7 +206,7 @@ def widen(rates: tuple[float, ...], result: RelearningResult) -> tuple[float, ..
 
 
 def hash_protocol() -> str:
-    """Hash every number of the protocol, so that a changed one starts a new log."""
+    """Hash every number of the protocol; a changed one starts a new log."""
     return hash_config(describe_protocol())
 
 

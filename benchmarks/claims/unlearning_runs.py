@@ -103,7 +103,7 @@ class Numbers:
 
 @cache
 def draw_trials() -> tuple[tuple[float, ...], ...]:
-    """Return evenly spread points in the unit cube, the same for every arm."""
+    """Return evenly spread points in the unit cube, for every arm."""
     engine = torch.quasirandom.SobolEngine(4, scramble=True, seed=0)
     return tuple(map(tuple, engine.draw(TRIALS).tolist()))
 
@@ -128,7 +128,7 @@ def after(metric: str, budget: int) -> str:
 
 
 def name_rates(kind: str, rates: Sequence[float]) -> str:
-    """Name the measures of a run that is attacked at these learning rates.
+    """Name the measures of a run attacked at some learning rates.
 
     Example:
         >>> name_rates(SWEEP, (0.001, 0.01))
@@ -174,7 +174,7 @@ def make_network(run: Run) -> nn.Module:
 
 @cache
 def train_network(setting: str, seed: int, steps: int, is_retrained: bool) -> nn.Module:
-    """Train on all samples or on those to retain; cached per process, deterministic.
+    """Train on all or on retained samples; cached per process, deterministic.
 
     Args:
         setting: the data and the network.
@@ -188,7 +188,7 @@ def train_network(setting: str, seed: int, steps: int, is_retrained: bool) -> nn
 
 
 def train(setting: str, samples: Samples, seed: int, steps: int, *key: int | str) -> nn.Module:
-    """Train a network by Adam at a constant rate; return it in evaluation mode."""
+    """Train by Adam at a constant rate; return it in evaluation mode."""
     spec, loss = UNLEARNING_SETTINGS[setting], MeanLoss()
     net = spec.build(seed).train()
     optimizer = torch.optim.Adam(net.parameters(), lr=spec.lr)
@@ -221,7 +221,7 @@ def attack(run: Run, net: nn.Module, rates: Sequence[float]) -> tuple[Relearning
 
 
 def measure_attack(result: RelearningResult, others: Sequence[Measured]) -> Measured:
-    """Return the measures before the attack and after each budget, at its strongest row."""
+    """Return the measures before the attack and at its strongest rows."""
     before = result.rows[0].quality
     measured: Measured = {FORGET: before} | others[0]
     for budget in BUDGETS:

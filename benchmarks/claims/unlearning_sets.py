@@ -1,4 +1,4 @@
-"""Samples to forget, to retain and unseen ones, of noisy digits and of passages of text."""
+"""Samples to forget, to retain and unseen, of digits and text."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -100,7 +100,7 @@ class UnlearningSetting:
 
 
 def draw_digits(seed: int) -> ForgetTask:
-    """Draw 240 noisy digits to train on, of which 80 are to be forgotten.
+    """Draw 240 noisy digits to train on, 80 of them to forget.
 
     Unseen are 517 images of the same pool for a seed that chooses numbers, otherwise the 800 of the test set.
     """
@@ -119,7 +119,7 @@ def draw_digits(seed: int) -> ForgetTask:
 
 
 def draw_passages(seed: int) -> ForgetTask:
-    """Draw 16 passages of the language reference to train on, of which 4 are to be forgotten.
+    """Draw 16 passages of the language reference, 4 of them to forget.
 
     A passage has 8 pieces of 64 characters; the attacker knows the first two of each. Unseen are pieces of other
     passages of the same topics for a seed that chooses numbers, otherwise those of held-out topics.
@@ -161,8 +161,24 @@ def _build_language_model(seed: int) -> nn.Module:
 
 
 UNLEARNING_SETTINGS: Mapping[str, UnlearningSetting] = {
-    DIGITS: UnlearningSetting(cache(draw_digits), _build_digit_net, 1e-3, 32, 20, 50, (5e-4, 1e-2), (0.1, 3.0)),
+    DIGITS: UnlearningSetting(
+        cache(draw_digits),
+        _build_digit_net,
+        lr=1e-3,
+        batch=32,
+        training=20,
+        steps=50,
+        lrs=(5e-4, 1e-2),
+        betas=(0.1, 3.0),
+    ),
     PASSAGES: UnlearningSetting(
-        cache(draw_passages), _build_language_model, 3e-3, 16, 7, 60, (1e-3, 1e-2), (0.05, 1.0)
+        cache(draw_passages),
+        _build_language_model,
+        lr=3e-3,
+        batch=16,
+        training=4,
+        steps=100,
+        lrs=(2e-3, 8e-3),
+        betas=(0.15, 0.6),
     ),
 }
