@@ -5,8 +5,8 @@ r"""Claims of smoothed unlearning on memorised digits and passages of text.
 Protocol, fixed before the first full run.
 
 Noisy digits: scikit-learn's digits with noise of standard deviation 0.4, so that a perceptron 64-128-128-10, trained
-with Adam for 1000 steps on 240 of them, knows all by heart but answers few others. Random 80 are to be forgotten; the
-attacker has 20 of them. Unseen are the test set's 800 images.
+with Adam for 1000 steps on 240 of them, knows these by heart and is often wrong on others. Random 80 are to be
+forgotten; the attacker has 20 of them. Unseen are the test set's 800 images.
 
 Passages: a transformer for characters, pre-trained on docstrings and code of Python's standard library, learns 16
 passages of 512 characters of the language reference by heart in 400 steps of Adam. Four passages are to be forgotten;
@@ -19,8 +19,8 @@ and 16 of each set. References are the network before unlearning and one retrain
 samples to forget.
 
 Tuning: each arm has 16 trials on two other seeds, at the same evenly spread points for every arm (Sobol's), of learning
-rate, beta of NPO, weight of the retain loss, and the arm's own number, on logarithmic scales; ranges come from a pilot
-on one tuning seed. A trial is admitted if the samples to forget are answered no better than unseen ones, and accuracy
+rate, beta of NPO, weight of the retain loss, and the arm's own number, on logarithmic scales; ranges come from pilots
+on the tuning seeds. A trial is admitted if the samples to forget are answered no better than unseen ones, and accuracy
 on retained samples falls by at most a point. Of these, the one with the highest accuracy on unseen samples is chosen;
 without one, that with the smallest sum of excesses. No attack takes part in the choice.
 

@@ -125,7 +125,7 @@ class UnlearningPlan:
         return {key: choose_trial([measured[key, trial] for trial in range(count)]) for key in keys}
 
     def sweep(self, trials: Mapping[Key, int | None]) -> dict[Key, RelearningResult]:
-        """Attack each arm's chosen trial, at more rates while an edge is strongest.
+        """Attack each arm's chosen trial at rates widened beyond strongest edges.
 
         Qualities are means over the tuning seeds.
         """
@@ -206,7 +206,7 @@ def widen(rates: tuple[float, ...], result: RelearningResult) -> tuple[float, ..
 
 
 def hash_protocol() -> str:
-    """Hash every number of the protocol; a changed one starts a new log."""
+    """Hash every number of the protocol, for a log of its own."""
     return hash_config(describe_protocol())
 
 
