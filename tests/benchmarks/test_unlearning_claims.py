@@ -231,7 +231,7 @@ def test_memorised_digits_are_members_until_a_network_is_retrained() -> None:
     assert before[MEMBERSHIP] > 0.7 > 0.6 > retrained[MEMBERSHIP] > 0.4
     assert before[LIRA] > 0.75 > 0.6 > retrained[LIRA] > 0.4
     assert retrained[FORGET] < 0.8
-    assert retrained[DIVERGENCE] == 0 < before[DIVERGENCE]
+    assert retrained[DIVERGENCE] < 1e-6 < 0.01 < before[DIVERGENCE]
 
 
 def make_trial(forget: float, retained: float, unseen: float) -> Measured:
