@@ -19,6 +19,7 @@ COMMANDS = (
     *("acdc_cpu", "acdc_minutes", "demo", "layer", "official_networks", "optim_step", "prepare", "same_numbers"),
     *("predict", "scan", "train_step", "vessels", "claims.acdc_vendor_shift", "claims.domain_generalization"),
     *("claims.federated", "claims.quantization", "claims.sharpness", "claims.sharpness_acdc"),
+    *("claims.quantization", "claims.sharpness", "claims.sharpness_acdc", "claims.unlearning"),
 )
 
 
