@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,7 @@ def test_every_smoothing_unlearns(run: Path, unlearned: Path, tmp_path: Path, sm
         ({"patients": []}, "--patients", "nothing"),
         ({"fold": "1"}, "--fold", "1"),
         ({"run": "nowhere"}, "RUN", Path("nowhere")),
-        ({"data": "nowhere"}, "path", Path("nowhere")),
+        ({"data": "nowhere"}, "path", "nowhere"),
     ],
 )
 def test_wrong_requests_are_refused_before_a_file_is_written(
@@ -176,5 +177,5 @@ def test_intervals_that_do_not_exist_are_null_and_shown(unlearned: Path) -> None
     found = read_json(unlearned / "unlearning.json")
     assert found["models"]["before"]["membership"]["advantage_interval"] == [None, None]
     text = render_unlearning_page(found, model="run")
-    assert "nan" not in text.lower().replace("nanmean", "")
+    assert "nan" not in re.sub(r"base64,[^\"]*", "", text).lower()
     assert math.isfinite(found["models"]["before"]["membership"]["advantage"])

@@ -1,5 +1,6 @@
 """Page on patients that a model should forget: measures, limits, plain words."""
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -66,7 +67,8 @@ def write_findings(evidence: Mapping[str, Any]) -> list[str]:
 
 def _advantage(model: Mapping[str, Any]) -> str:
     low, high = model["membership"]["advantage_interval"]
-    interval = "without an interval for a single patient" if low != low else f"95 % interval {low:.2f} to {high:.2f}"
+    is_known = low is not None and math.isfinite(low)
+    interval = f"95 % interval {low:.2f} to {high:.2f}" if is_known else "without an interval for a single patient"
     return f"advantage {model['membership']['advantage']:.2f}, {interval}"
 
 
