@@ -298,6 +298,50 @@ FAULTS = (
         new="warmup_steps=part.warmup_epochs,",
         test_file="tests/config/test_parts.py",
     ),
+    # federated
+    Fault(  # an absent client's share is lost
+        "uumamba.federated.gossip_matrix",
+        old="own = 1 - np.asarray(links.sum(axis=1)).ravel()",
+        new="own = np.asarray(matrix.diagonal())",
+        test_file="tests/federated/test_gossip_matrix.py",
+    ),
+    Fault(  # each round gossips with the first matrices of a schedule
+        "uumamba.federated.dfedsam",
+        old="return round_number * self.gossip_steps",
+        new="return 0",
+        test_file="tests/federated/test_simulation.py",
+    ),
+    Fault(  # a client's dropout depends on the clients before it
+        "uumamba.federated.local_training",
+        old='seed_everything(key_to_seed(method.seed, "local training", client.name, round_number))',
+        new="pass",
+        test_file="tests/federated/test_simulation.py",
+    ),
+    Fault(  # weights that are not finite are mixed
+        "uumamba.federated.simulation",
+        old="        present[failed] = False",
+        new="        pass",
+        test_file="tests/federated/test_simulation.py",
+    ),
+    Fault(  # every site trains on all cases
+        "uumamba.pipelines.sites.federated_build",
+        old="training, _ = job.sites[site]",
+        new="training = job.training_ids",
+        test_file="tests/pipelines/test_federated_run.py",
+    ),
+    # unlearning
+    Fault(  # one weight for the batch
+        "uumamba.unlearning.forget_losses",
+        old="F.logsigmoid(self.beta * (losses - past.to(losses))).mean()",
+        new="F.logsigmoid(self.beta * (losses - past.to(losses)).mean())",
+        test_file="tests/unlearning/test_forget_losses.py",
+    ),
+    Fault(  # the patient to forget is retained
+        "uumamba.pipelines.forgetting.forget_request",
+        old="excluded = tuple(sorted({*(config.dataset.exclude_patients or ()), *named}))",
+        new="excluded = tuple(sorted({*(config.dataset.exclude_patients or ())}))",
+        test_file="tests/pipelines/test_unlearn.py",
+    ),
     # pipelines
     Fault(  # averaged over axes that training did not mirror
         "uumamba.pipelines.load_predictor",
