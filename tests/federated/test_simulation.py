@@ -13,6 +13,7 @@ from torch.optim.swa_utils import update_bn
 
 from uumamba.federated import (
     Client,
+    ClientState,
     DFedSAM,
     FlatWeights,
     Isolated,
@@ -21,6 +22,7 @@ from uumamba.federated import (
     Simulation,
     exponential,
     full,
+    one_peer_exponential,
     recompute_statistics,
     ring,
 )
@@ -119,6 +121,20 @@ def test_dfedsam_with_several_gossip_steps_equals_its_equations() -> None:
             x = x - lr * a * (x + rho * gradient / norm - c)
         x = np.linalg.matrix_power(ring_weights, gossip) @ x
     np.testing.assert_allclose(simulation.weights.numpy(), x, rtol=1e-12)
+
+
+def test_a_schedule_goes_on_from_round_to_round() -> None:
+    clients, schedule = make_clients(4), one_peer_exponential(4)
+    method = DFedSAM(objective, PLAIN, schedule, gossip_steps=1)
+    simulation = Simulation(make_net(), clients, method)
+    training = LocalTraining(make_net(), method)
+    states = [training.initial_state() for _ in clients]
+    for number in range(3):
+        trained = [training.run(*each) for each in zip(clients, [number] * 4, states, strict=True)]
+        mixed = schedule.matrix(number % 2).toarray() @ torch.stack([each.state.weights for each in trained]).numpy()
+        states = [ClientState(torch.from_numpy(row).float()) for row in mixed]
+        simulation.run_round()
+        torch.testing.assert_close(simulation.weights, torch.from_numpy(mixed).float())
 
 
 def test_fedavg_equals_the_mean_by_size_of_locally_trained_models() -> None:
