@@ -75,12 +75,12 @@ def unlearn_patients(
     request = read_request(run, patients=patients, data=data, out=out, fold=fold, device=device)
     again = _find_retrained(request, retrained, out, device=device, progress=progress)
     measures = CaseMeasures(request, device=device)
-    stopping, measured = split_unseen(request)
+    reference, measured = split_unseen(request)
 
     def unlearn(chosen: ForgettingOptions) -> tuple[nn.Module, list[Look]]:
         to_stderr(f"unlearn: {chosen.method}, smoothing {chosen.smoothing}")
         return forget_patients(
-            request, chosen, measures, unseen_ids=stopping, device=device, on_look=lambda look: to_stderr(_say(look))
+            request, chosen, measures, unseen_ids=reference, device=device, on_look=lambda look: to_stderr(_say(look))
         )
 
     net, looks = unlearn(options)
@@ -98,13 +98,13 @@ def unlearn_patients(
 
 
 def split_unseen(request: ForgetRequest) -> tuple[list[str], list[str]]:
-    """Split the unseen patients into halves, for stopping and for evidence."""
+    """Split the unseen patients into halves, for the reference and for evidence."""
     patients = sorted({request.patient_of(case_id) for case_id in request.unseen_ids})
     order = torch.randperm(len(patients), generator=generator_for(request.job.config.seed, "unseen patients")).tolist()
-    stopping = {patients[index] for index in order[: len(patients) // 2]}
+    chosen = {patients[index] for index in order[: len(patients) // 2]}
     halves: tuple[list[str], list[str]] = ([], [])
     for case_id in request.unseen_ids:
-        halves[request.patient_of(case_id) not in stopping].append(case_id)
+        halves[request.patient_of(case_id) not in chosen].append(case_id)
     return halves
 
 

@@ -18,7 +18,7 @@ from uumamba.runtime.errors import UsageError, require
 from uumamba.training.checkpoint import Checkpoint, read_checkpoint
 
 FEWEST_UNSEEN = 4
-"""Patients that the model never saw: half of them end the run, the other half are for the evidence."""
+"""Patients that the model never saw: half of them give the reference, the others the evidence."""
 PREPARED = "prepared"
 
 

@@ -1,8 +1,10 @@
-"""Unlearning steps on patches of patients, until these look like unseen ones."""
+"""Unlearning steps on patches of patients, towards the loss of unseen ones."""
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from statistics import fmean
 from typing import Any, Literal
 
@@ -19,6 +21,7 @@ from uumamba.pipelines.jobs import replace_seed
 from uumamba.runtime.network import batch_to_device
 from uumamba.runtime.options import NonNegative, Positive, PositiveInt, check_options
 from uumamba.runtime.seeds import key_to_seed, seed_everything
+from uumamba.training.schedule import poly
 from uumamba.types import Batch
 from uumamba.unlearning import (
     NPO,
@@ -28,9 +31,14 @@ from uumamba.unlearning import (
     RandomizedSmoothing,
     Smoothing,
     UnlearningStep,
+    collect_losses,
     per_sample_balanced_cross_entropy,
 )
 
+SHARE_OF_STEPS = 0.2
+"""Default number of unlearning steps, relative to the steps of the training."""
+REFERENCE_BATCHES = 16
+"""Batches of unseen patches whose median loss is the reference."""
 SmoothingName = Literal["SAM", "RS", "GP", "CR", "none"]
 
 
@@ -46,9 +54,9 @@ class ForgettingOptions:
         strength: radius of SAM, standard deviation of RS, or weight of the penalty of GP or CR.
         beta: NPO's slope on the balanced loss of a patch.
         retain_weight: weight of the retain loss, which is the run's own.
-        learning_rate: of AdamW.
-        most_steps: steps after which unlearning ends at the latest.
-        check_every: steps between two looks at whole cases.
+        learning_rate: of AdamW; it decays to 0 over the steps.
+        steps: number of steps; None for a fifth of those of the run's training.
+        looks: looks at whole cases during the steps, for the page.
     """
 
     method: Literal["NPO", "GradientDifference"] = "NPO"
@@ -56,9 +64,9 @@ class ForgettingOptions:
     strength: Positive = 0.01
     beta: Positive = 20.0
     retain_weight: NonNegative = 1.0
-    learning_rate: Positive = 3e-4
-    most_steps: PositiveInt = 400
-    check_every: PositiveInt = 25
+    learning_rate: Positive = 1e-3
+    steps: PositiveInt | None = None
+    looks: PositiveInt = 6
 
 
 @dataclass(frozen=True)
@@ -75,11 +83,6 @@ class Look:
     forget_loss: float
     unseen_loss: float
 
-    @property
-    def looks_unseen(self) -> bool:
-        """Cases to forget with at least the loss of unseen ones."""
-        return self.forget_loss >= self.unseen_loss
-
 
 def forget_patients(
     request: ForgetRequest,
@@ -90,17 +93,22 @@ def forget_patients(
     device: str = "cpu",
     on_look: Callable[[Look], object] = lambda look: None,
 ) -> tuple[nn.Module, list[Look]]:
-    """Unlearn the patients of a request.
+    r"""Unlearn the patients of a request.
 
     Each step descends on the forget loss of unchanged patches of the patients to forget, and on the run's own loss of
-    augmented patches of the others. It ends when the cases to forget have the loss of unseen ones. The loss weights
-    that the run learned are fixed.
+    augmented patches of the others. The loss weights that the run learned are fixed. NPO's reference is the median loss
+    of unseen patches,
+
+    .. math:: l_f = -\frac{2}{\beta B} \sum_i \log \sigma\big(\beta\, (L_i - \mathrm{median}\, L_\mathrm{unseen})\big)
+
+    so that a patch is pushed while its loss is below that of an unseen one. Pushed further, it could be recognised by a
+    loss that is too high, and unseen patients would lose Dice.
 
     Args:
         request: the trained model and the cases.
         options: method and its numbers.
         measures: losses of whole cases.
-        unseen_ids: unseen cases to compare with; others are needed for the evidence.
+        unseen_ids: unseen cases of the reference; others are needed for the evidence.
         device: of the network.
         on_look: called with each look.
 
@@ -109,20 +117,21 @@ def forget_patients(
     """
     seed_everything(request.job.config.seed)
     net = request.load_net().to(device)
-    step, optimizer = _build_step(request, options, net, device), _build_optimizer(options, net)
+    training = request.job.config.training
+    steps = options.steps or math.ceil(training.epochs * training.batches_per_epoch * SHARE_OF_STEPS)
+    unseen = islice(_stream_patches(request, unseen_ids, "unseen", augmented=False, device=device), REFERENCE_BATCHES)
+    step, optimizer = _build_step(request, options, net, unseen, device), _build_optimizer(options, net)
+    schedule = poly(optimizer, total_steps=steps)
     forget = _stream_patches(request, request.forget_ids, "forget", augmented=False, device=device)
     retain = _stream_patches(request, request.retain_ids, "retain", augmented=True, device=device)
     looks: list[Look] = []
-    for number in range(options.most_steps + 1):
-        if number % options.check_every == 0 or number == options.most_steps:
-            net.eval()
-            looks.append(_look(measures, net, number, request.forget_ids, unseen_ids))
+    for number in range(steps + 1):
+        if number % math.ceil(steps / options.looks) == 0 or number == steps:
+            looks.append(_look(measures, net.eval(), number, request.forget_ids, unseen_ids))
             on_look(looks[-1])
-            if number and looks[-1].looks_unseen:
-                break
-        if number < options.most_steps:
-            net.train()
-            step(net, optimizer, [next(forget)], [next(retain)])
+        if number < steps:
+            step(net.train(), optimizer, [next(forget)], [next(retain)])
+            schedule.step()
     return net.eval(), looks
 
 
@@ -131,14 +140,17 @@ def describe(options: ForgettingOptions, looks: Sequence[Look]) -> dict[str, Any
     return {"options": asdict(options), "looks": [asdict(look) for look in looks]}
 
 
-def _build_step(request: ForgetRequest, options: ForgettingOptions, net: nn.Module, device: str) -> UnlearningStep:
+def _build_step(
+    request: ForgetRequest, options: ForgettingOptions, net: nn.Module, unseen: Iterable[Batch], device: str
+) -> UnlearningStep:
     config, labels = request.job.config, request.folder.manifest.labels
     loss = partial(per_sample_balanced_cross_entropy, ignore_label=labels.ignore_label)
     objective = build_objective(config.objective, build_loss(config, labels), net, outputs=False, labels=labels)
     objective.load_state_dict(request.checkpoint.objective)
     objective.to(device).requires_grad_(False)
+    reference = collect_losses(net, unseen, per_sample_loss=loss).median()
     return UnlearningStep(
-        NPO(net, beta=options.beta, per_sample_loss=loss)
+        NPO(lambda batch: reference.expand(len(batch["image"])), beta=options.beta, per_sample_loss=loss)
         if options.method == "NPO"
         else GradientDifference(per_sample_loss=loss),
         objective,
