@@ -13,7 +13,7 @@ import torch
 from tests.pipelines.run_files import MakeConfig, Refused, contents, read_json
 from uumamba.data.prepared import PreparedFolder
 from uumamba.evaluation.unlearning_page import render_unlearning_page
-from uumamba.pipelines.forgetting.forgetting_evidence import AttackOptions
+from uumamba.pipelines.forgetting.forgetting_evidence import AttackOptions, find
 from uumamba.pipelines.forgetting.forgetting_run import ForgettingOptions
 from uumamba.pipelines.models import load_predictor
 from uumamba.pipelines.train import train
@@ -81,6 +81,7 @@ def test_the_evidence_compares_four_models(unlearned: Path) -> None:
     }
     assert [*found["findings"]] == ["was_recognised", "is_forgotten", "dice_drop", "closer_after_attack"]
     assert [look["step"] for look in found["run"]["looks"]] == [0, 1, 2]
+    assert found["findings"]["was_recognised"] is found["findings"]["is_forgotten"] is None  # of a single patient
     dice = {name: model["dice"]["unseen"] for name, model in found["models"].items()}
     assert found["findings"]["dice_drop"] == pytest.approx(dice["before"] - dice["after"])
 
@@ -180,3 +181,37 @@ def test_intervals_that_do_not_exist_are_null_and_shown(unlearned: Path) -> None
     text = render_unlearning_page(found, model="run")
     assert "nan" not in re.sub(r"base64,[^\"]*", "", text).lower()
     assert math.isfinite(found["models"]["before"]["membership"]["advantage"])
+
+
+def make_models(before: float, after: tuple[float, float], retrained: float) -> dict[str, Any]:
+    values = {
+        "before": (0.9, (before, 1.0)),
+        "after": (0.3, after),
+        "unsmoothed": (0.3, after),
+        "retrained": (retrained, (0.0, 1.0)),
+    }
+    return {
+        name: {"membership": {"advantage": value, "advantage_interval": interval}, "dice": {"unseen": 0.8}}
+        for name, (value, interval) in values.items()
+    }
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "retrained", "expected"),
+    [
+        (0.5, (0.1, 0.4), 0.2, (True, True)),
+        (0.5, (0.3, 0.6), 0.2, (True, False)),
+        (0.5, (0.0, 0.1), 0.2, (True, False)),
+        (0.1, (0.1, 0.4), 0.2, (False, True)),
+        (math.nan, (math.nan, math.nan), 0.2, (None, None)),
+    ],
+)
+def test_findings_follow_from_the_intervals(before: float, after: Any, retrained: float, expected: Any) -> None:
+    areas = {"after": [0.6, 0.7, 0.5], "unsmoothed": [0.6, 0.9, 0.4], "retrained": [0.5, 0.5, 0.5]}
+    attack = {
+        name: [{"budget": 10 * index, "membership": {"auc": area}} for index, area in enumerate(values)]
+        for name, values in areas.items()
+    }
+    found = find(make_models(before, after, retrained), attack)
+    assert (found["was_recognised"], found["is_forgotten"]) == expected
+    assert found["closer_after_attack"] == {"0": None, "10": True, "20": True}

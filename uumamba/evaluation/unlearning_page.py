@@ -16,6 +16,17 @@ NAMES = {
     "unsmoothed": "after unlearning without smoothing",
     "retrained": "trained again without the patients",
 }
+_RECOGNISED = {
+    True: "recognised the patients among unseen ones better than in the model trained again",
+    False: "did not recognise the patients among unseen ones with certainty better than in the model trained again",
+    None: "recognised the patients to a degree without an interval, so nothing is decided",
+}
+_FORGOTTEN = {
+    True: "the observer recognises the patients as in the model trained again: the interval includes its advantage",
+    False: "the observer still recognises the patients differently from the model trained again: the interval does not "
+    "include its advantage",
+    None: "there is no interval for a single patient, so nothing is decided",
+}
 DICE_DROP = 0.01
 """Largest loss of Dice on unseen patients that counts as none."""
 
@@ -27,9 +38,10 @@ def render_unlearning_page(evidence: Mapping[str, Any], *, model: str) -> str:
         evidence: as in ``unlearning.json``.
         model: name of the model in the heading.
     """
+    count = len(evidence["patients"])
     template = make_environment().get_template("unlearning.html.j2")
     return template.render(
-        title=f"Unlearning of {len(evidence['patients'])} patients: {model}",
+        title=f"Unlearning of {count} patient{'s' * (count != 1)}: {model}",
         evidence=evidence,
         names=NAMES,
         sentences=write_findings(evidence),
@@ -42,14 +54,12 @@ def render_unlearning_page(evidence: Mapping[str, Any], *, model: str) -> str:
 def write_findings(evidence: Mapping[str, Any]) -> list[str]:
     """Write each finding as a sentence with its numbers."""
     models, findings = evidence["models"], evidence["findings"]
-    recognised = "could be told from" if findings["was_recognised"] else "could not be told with certainty from"
-    forgotten = "as well or as badly as" if findings["is_forgotten"] else "differently from"
     drop = findings["dice_drop"]
     sentences = [
-        f"Before unlearning, an observer who sees the model's losses {recognised} unseen patients "
-        f"({_advantage(models['before'])}; {_advantage(models['retrained'])} for the model trained again).",
-        f"After unlearning, the observer tells the patients {forgotten} after training again "
-        f"({_advantage(models['after'])}).",
+        "Before unlearning, an observer who sees the losses of the model "
+        f"{_RECOGNISED[findings['was_recognised']]} ({_advantage(models['before'])}; model trained again: "
+        f"{_advantage(models['retrained'])}).",
+        f"After unlearning, {_FORGOTTEN[findings['is_forgotten']]} ({_advantage(models['after'])}).",
         f"Dice on unseen patients changed from {models['before']['dice']['unseen']:.3f} to "
         f"{models['after']['dice']['unseen']:.3f}, {'within' if drop <= DICE_DROP else 'more than'} the {DICE_DROP} "
         f"that counts as no loss; the model trained again has {models['retrained']['dice']['unseen']:.3f}.",

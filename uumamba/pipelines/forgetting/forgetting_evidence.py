@@ -182,7 +182,8 @@ def find(models: Mapping[str, Any], relearning: Mapping[str, Sequence[Mapping[st
 
     Returns:
         ``was_recognised``: the membership advantage before lay, with its interval, above the retrained model's.
-        ``is_forgotten``: the interval after unlearning includes the retrained model's advantage.
+        ``is_forgotten``: the interval after unlearning includes the retrained model's advantage. Both are None for a
+        single patient, who has no interval.
         ``dice_drop``: Dice on unseen patients before minus after.
         ``closer_after_attack``: for each budget, whether the smoothed model's area stays closer to the retrained
         model's than the unsmoothed one's; None if equal.
@@ -194,9 +195,10 @@ def find(models: Mapping[str, Any], relearning: Mapping[str, Sequence[Mapping[st
         gap, gap_unsmoothed = (abs(each["membership"]["auc"] - area) for each in (smoothed, unsmoothed))
         closer[str(smoothed["budget"])] = None if gap == gap_unsmoothed else gap < gap_unsmoothed
     low, high = after["advantage_interval"]
+    known = math.isfinite(low)
     return {
-        "was_recognised": before["advantage_interval"][0] > retrained["advantage"],
-        "is_forgotten": low <= retrained["advantage"] <= high,
+        "was_recognised": before["advantage_interval"][0] > retrained["advantage"] if known else None,
+        "is_forgotten": low <= retrained["advantage"] <= high if known else None,
         "dice_drop": models[BEFORE]["dice"]["unseen"] - models[AFTER]["dice"]["unseen"],
         "closer_after_attack": closer,
     }
