@@ -60,7 +60,7 @@ def test_every_layout_has_a_writer_here_and_every_option_is_a_key_of_a_configura
     assert {kind.name for kind in LAYOUTS} == NAMES.keys()
     options = {field.name: (field.default, field.type) for field in fields(FolderOptions)}
     keys = DatasetConfig.model_fields
-    assert options.keys() == keys.keys() - {"name", "domains"}
+    assert options.keys() == keys.keys() - {"name", "domains", "exclude_patients"}
     assert {key: default for key, (default, _) in options.items()} == {key: keys[key].default for key in options}
 
 
