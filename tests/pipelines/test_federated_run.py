@@ -175,3 +175,8 @@ def test_a_single_site_and_a_site_without_a_structure_are_refused(
         path.write_text(json.dumps(stored), encoding="utf-8")
     with refused("site west"):
         train(federated_config(), data=folder, out=tmp_path / "run")
+
+
+def test_several_ranks_are_refused(two_sites: Path, federated_config: MakeConfig, refused: Refused) -> None:
+    with refused("federated", "2 processes"):
+        list_jobs(federated_config(), PreparedFolder(two_sites), fold="0", out=two_sites.parent / "unused", ranks=2)
