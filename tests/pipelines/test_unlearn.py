@@ -191,7 +191,11 @@ def make_models(before: float, after: tuple[float, float], retrained: float) -> 
         "retrained": (retrained, (0.0, 1.0)),
     }
     return {
-        name: {"membership": {"advantage": value, "advantage_interval": interval}, "dice": {"unseen": 0.8}}
+        name: {
+            "membership": {"advantage": value, "advantage_interval": interval},
+            "membership_by_voxel_loss": {"advantage": value, "advantage_interval": interval},
+            "dice": {"unseen": 0.8},
+        }
         for name, (value, interval) in values.items()
     }
 
@@ -214,4 +218,7 @@ def test_findings_follow_from_the_intervals(before: float, after: Any, retrained
     }
     found = find(make_models(before, after, retrained), attack)
     assert (found["was_recognised"], found["is_forgotten"]) == expected
+    models = make_models(before, after, retrained)
+    models["after"]["membership_by_voxel_loss"]["advantage_interval"] = (0.9, 1.0)
+    assert find(models, attack)["is_forgotten"] is (None if math.isnan(before) else False)
     assert found["closer_after_attack"] == {"0": None, "10": True, "20": True}

@@ -22,9 +22,10 @@ _RECOGNISED = {
     None: "recognised the patients to a degree without an interval, so nothing is decided",
 }
 _FORGOTTEN = {
-    True: "the observer recognises the patients as in the model trained again: the interval includes its advantage",
-    False: "the observer still recognises the patients differently from the model trained again: the interval does not "
-    "include its advantage",
+    True: "the observer recognises the patients as in the model trained again: the intervals by either loss include "
+    "its advantage",
+    False: "the observer still recognises the patients differently from the model trained again: an interval by one of "
+    "the two losses does not include its advantage",
     None: "there is no interval for a single patient, so nothing is decided",
 }
 DICE_DROP = 0.01
@@ -59,7 +60,8 @@ def write_findings(evidence: Mapping[str, Any]) -> list[str]:
         "Before unlearning, an observer who sees the losses of the model "
         f"{_RECOGNISED[findings['was_recognised']]} ({_advantage(models['before'])}; model trained again: "
         f"{_advantage(models['retrained'])}).",
-        f"After unlearning, {_FORGOTTEN[findings['is_forgotten']]} ({_advantage(models['after'])}).",
+        f"After unlearning, {_FORGOTTEN[findings['is_forgotten']]} ({_advantage(models['after'])}; by the "
+        f"loss of all voxels alike: {_advantage(models['after'], 'membership_by_voxel_loss')}).",
         f"Dice on unseen patients changed from {models['before']['dice']['unseen']:.3f} to "
         f"{models['after']['dice']['unseen']:.3f}, {'within' if drop <= DICE_DROP else 'more than'} the {DICE_DROP} "
         f"that counts as no loss; the model trained again has {models['retrained']['dice']['unseen']:.3f}.",
@@ -75,11 +77,11 @@ def write_findings(evidence: Mapping[str, Any]) -> list[str]:
     return sentences
 
 
-def _advantage(model: Mapping[str, Any]) -> str:
-    low, high = model["membership"]["advantage_interval"]
+def _advantage(model: Mapping[str, Any], key: str = "membership") -> str:
+    low, high = model[key]["advantage_interval"]
     is_known = low is not None and math.isfinite(low)
     interval = f"95 % interval {low:.2f} to {high:.2f}" if is_known else "without an interval for a single patient"
-    return f"advantage {model['membership']['advantage']:.2f}, {interval}"
+    return f"advantage {model[key]['advantage']:.2f}, {interval}"
 
 
 def _plot_looks(looks: list[Mapping[str, Any]]) -> bytes:

@@ -23,10 +23,12 @@ class CaseMeasure:
     Attributes:
         loss: mean over the classes in the label of the mean cross entropy of their voxels, so that a small structure
             counts as much as the background.
+        voxel_loss: mean cross entropy of all voxels.
         dice: mean Dice of the structures, without those absent from label and prediction.
     """
 
     loss: float
+    voxel_loss: float
     dice: float
 
 
@@ -56,7 +58,8 @@ class CaseMeasures:
             dice = [dice_coefficient(prediction == value, label == value) for value in manifest.classes.values()]
             known = [each for each in dice if each == each]
             loss = balanced_loss(np.asarray(probabilities), label, valid)
-            found[case_id] = CaseMeasure(loss, fmean(known) if known else math.nan)
+            voxel_loss = mean_loss(np.asarray(probabilities), label, valid)
+            found[case_id] = CaseMeasure(loss, voxel_loss, fmean(known) if known else math.nan)
         return found
 
 
@@ -72,8 +75,16 @@ def balanced_loss(probabilities: np.ndarray, label: np.ndarray, valid: np.ndarra
         >>> balanced_loss(np.array([[0.5, 1.0], [0.5, 0.0]]), np.array([1, 0]), np.array([True, True]))  # ln 2 / 2
         0.34657359027997264
     """
-    losses = []
-    for value in np.unique(label[valid]):
-        chosen = probabilities[int(value)][valid & (label == value)].astype(np.float64)
-        losses.append(float(-np.log(np.clip(chosen, LOWEST, 1.0)).mean()))
-    return fmean(losses)
+    classes = [int(value) for value in np.unique(label[valid])]
+    return fmean(mean_loss(probabilities, label, valid & (label == value)) for value in classes)
+
+
+def mean_loss(probabilities: np.ndarray, label: np.ndarray, valid: np.ndarray) -> float:
+    """Return the mean cross entropy of valid voxels; arguments as for :func:`balanced_loss`.
+
+    Example:
+        >>> mean_loss(np.array([[0.5, 1.0], [0.5, 0.0]]), np.array([1, 0]), np.array([True, False]))  # ln 2
+        0.6931471805599453
+    """
+    chosen = np.take_along_axis(probabilities, label[None].astype(np.int64), axis=0)[0][valid].astype(np.float64)
+    return float(-np.log(np.clip(chosen, LOWEST, 1.0)).mean())

@@ -122,14 +122,17 @@ class Evidence:
             "dice": {name: fmean(found[case_id].dice for case_id in ids) for name, ids in sides.items()},
             "loss": {name: fmean(found[case_id].loss for case_id in ids) for name, ids in sides.items()},
             "membership": asdict(self._attack(found, request.forget_ids)),
+            "membership_by_voxel_loss": asdict(self._attack(found, request.forget_ids, key="voxel_loss")),
             "distance_to_retrained": distances,
         }
 
-    def _attack(self, found: Mapping[str, CaseMeasure], member_ids: Sequence[str]) -> MembershipResult:
+    def _attack(
+        self, found: Mapping[str, CaseMeasure], member_ids: Sequence[str], *, key: str = "loss"
+    ) -> MembershipResult:
         patient_of = self.request.patient_of
         return attack_by_loss(
-            [found[case_id].loss for case_id in member_ids],
-            [found[case_id].loss for case_id in self.unseen_ids],
+            [getattr(found[case_id], key) for case_id in member_ids],
+            [getattr(found[case_id], key) for case_id in self.unseen_ids],
             member_groups=[patient_of(case_id) for case_id in member_ids],
             non_member_groups=[patient_of(case_id) for case_id in self.unseen_ids],
         )
@@ -182,23 +185,26 @@ def find(models: Mapping[str, Any], relearning: Mapping[str, Sequence[Mapping[st
 
     Returns:
         ``was_recognised``: the membership advantage before lay, with its interval, above the retrained model's.
-        ``is_forgotten``: the interval after unlearning includes the retrained model's advantage. Both are None for a
-        single patient, who has no interval.
+        ``is_forgotten``: for both losses the interval after unlearning includes the retrained model's advantage. Both
+        are None for a single patient, who has no interval.
         ``dice_drop``: Dice on unseen patients before minus after.
         ``closer_after_attack``: for each budget, whether the smoothed model's area stays closer to the retrained
         model's than the unsmoothed one's; None if equal.
     """
-    before, after, retrained = (models[name]["membership"] for name in (BEFORE, AFTER, RETRAINED))
+    before, retrained = (models[name]["membership"] for name in (BEFORE, RETRAINED))
     closer: dict[str, bool | None] = {}
     for smoothed, unsmoothed, other in zip(*(relearning[name] for name in ATTACKED), strict=True):
         area = other["membership"]["auc"]
         gap, gap_unsmoothed = (abs(each["membership"]["auc"] - area) for each in (smoothed, unsmoothed))
         closer[str(smoothed["budget"])] = None if gap == gap_unsmoothed else gap < gap_unsmoothed
-    low, high = after["advantage_interval"]
-    known = math.isfinite(low)
+    known = math.isfinite(before["advantage_interval"][0])
+    within = []
+    for key in ("membership", "membership_by_voxel_loss"):
+        low, high = models[AFTER][key]["advantage_interval"]
+        within.append(low <= models[RETRAINED][key]["advantage"] <= high)
     return {
         "was_recognised": before["advantage_interval"][0] > retrained["advantage"] if known else None,
-        "is_forgotten": low <= retrained["advantage"] <= high if known else None,
+        "is_forgotten": all(within) if known else None,
         "dice_drop": models[BEFORE]["dice"]["unseen"] - models[AFTER]["dice"]["unseen"],
         "closer_after_attack": closer,
     }
