@@ -392,7 +392,8 @@ def unlearn(
     The page compares the result with a model trained again without the patients: recognition by the loss, Dice,
     distance, and a relearning attack. That training takes as long as the first one.
     """
-    from uumamba.pipelines.unlearn import ForgettingOptions, unlearn_patients
+    from uumamba.pipelines.forgetting.forgetting_run import ForgettingOptions
+    from uumamba.pipelines.unlearn import unlearn_patients
     from uumamba.runtime.allocator import reuse_freed_memory
 
     reuse_freed_memory()

@@ -359,8 +359,13 @@ def test_statistics_of_averaged_weights_are_recomputed_as_torch_does() -> None:
     torch.testing.assert_close(other[1].running_mean, net[1].running_mean)
     torch.testing.assert_close(other[1].running_var, net[1].running_var)
     assert other[1].momentum == 0.1
+    kept = other[1].running_mean.clone()
     with pytest.raises(UsageError, match="no batch"):
         recompute_statistics(other, [])
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        recompute_statistics(other, [batches[1], torch.zeros(2, 5)])
+    assert torch.equal(other[1].running_mean, kept)
+    assert other[1].momentum == 0.1
 
 
 def test_three_kinds_of_models_are_scored_on_the_same_data() -> None:

@@ -2,33 +2,18 @@
 
 import inspect
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uumamba.runtime.errors import require
+from uumamba.runtime.whole_step import WholeStepOptimizer
 from uumamba.types import Method
 
 Minibatches = Sequence[tuple[Tensor, Tensor]]
 """``[(x, y), ...]``, one pair per training domain."""
-
-
-class StepOptimizer(Protocol):
-    """Protocol of the optimizers in :mod:`uumamba.optim`."""
-
-    def step(
-        self,
-        closure: Callable[[], Tensor],
-        ascent: None = None,
-        at_weights: Callable[[], Tensor] | None = None,
-    ) -> Tensor:
-        """Run one training step and return the loss before the step.
-
-        The loss of MSAM and StaleSAM is that at the perturbed weights, the loss of TRAM with ``trust="fisher"`` that at
-        a noisy input.
-        """
 
 
 class Algorithm(nn.Module):
@@ -80,7 +65,7 @@ class Algorithm(nn.Module):
     def __init__(
         self,
         net: nn.Module,
-        optimizer: StepOptimizer,
+        optimizer: WholeStepOptimizer,
         *,
         method: Method | None = None,
         loss: Callable[[Any, Tensor], Tensor] = F.cross_entropy,

@@ -57,15 +57,17 @@ class Client:
             expected="tensors of one length above 0",
         )
 
+        [size] = lengths
+
         def batches(round_number: int) -> Iterator[tuple[Tensor, ...]]:
             epoch = 0
             while True:
-                order = torch.randperm(lengths.copy().pop(), generator=_generator(seed, name, round_number, epoch))
+                order = torch.randperm(size, generator=_generator(seed, name, round_number, epoch))
                 for chosen in order.split(batch_size):
                     yield tuple(tensor[chosen] for tensor in tensors)
                 epoch += 1
 
-        return cls(name, batches, size=max(lengths))
+        return cls(name, batches, size=size)
 
     @classmethod
     def from_dataset(

@@ -1,9 +1,9 @@
 """Local steps of one client in a round."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import torch
@@ -12,9 +12,13 @@ from torch import Tensor, nn
 from uumamba.federated.clients import Client
 from uumamba.federated.dfedsam import DFedSAM
 from uumamba.federated.flat_weights import FlatWeights
+from uumamba.federated.norm_statistics import recompute_statistics
 from uumamba.runtime.errors import require
 from uumamba.runtime.seeds import key_to_seed, preserve_random_state, seed_everything
 from uumamba.runtime.whole_step import WholeStepOptimizer, check_whole_step
+
+STATISTICS_BATCHES = 10
+"""Batches of each client for running statistics before a model is scored."""
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,16 @@ class LocalTraining:
             for name, buffer in self.net.named_buffers():
                 if name in state.buffers:
                     buffer.copy_(state.buffers[name])
+        return self.net
+
+    def load_model(self, state: ClientState, clients: Sequence[Client], round_number: int) -> nn.Module:
+        """Copy weights into the network, recompute its statistics and return it.
+
+        Running statistics are means over some batches of a round of each client.
+        """
+        self.load(state)
+        batches = (islice(client.batches(round_number), STATISTICS_BATCHES) for client in clients)
+        recompute_statistics(self.net, chain.from_iterable(batches), self.method.objective)
         return self.net
 
     def run(self, client: Client, round_number: int, state: ClientState) -> LocalResult:

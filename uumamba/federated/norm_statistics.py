@@ -5,15 +5,10 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from uumamba.runtime.errors import require
+from uumamba.runtime.running_statistics import find_tracking_norms, restarted_statistics
 from uumamba.runtime.seeds import preserve_random_state, seed_everything
-
-
-def has_running_statistics(net: nn.Module) -> bool:
-    """Return whether a layer tracks running means and variances."""
-    return any(_tracks(module) for module in net.modules())
 
 
 @torch.no_grad()
@@ -40,28 +35,18 @@ def recompute_statistics(
         >>> norm.running_mean
         tensor([4.])
     """
-    layers = [module for module in net.modules() if isinstance(module, _NormBase) and _tracks(module)]
-    if not layers:
+    norms = find_tracking_norms(net)
+    if not norms:
         return
-    momenta, was_training = [layer.momentum for layer in layers], {module: module.training for module in net.modules()}
-    count = 0
+    was_training, count = {module: module.training for module in net.modules()}, 0
     try:
-        for layer in layers:
-            layer.reset_running_stats()
-            layer.momentum = None  # a cumulative mean
         net.train()
-        with preserve_random_state([next(net.parameters()).device]):
+        with restarted_statistics(norms), preserve_random_state([next(net.parameters()).device]):
             seed_everything(0)
             for batch in batches:
                 count += 1
                 net(batch) if forward is None else forward(net, batch)
     finally:
-        for layer, momentum in zip(layers, momenta, strict=True):
-            layer.momentum = momentum
         for module, mode in was_training.items():
             module.training = mode
     require(count > 0, "batches", got="no batch", expected="at least one, to recompute running statistics")
-
-
-def _tracks(module: nn.Module) -> bool:
-    return isinstance(module, _NormBase) and module.running_mean is not None

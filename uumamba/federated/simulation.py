@@ -1,10 +1,8 @@
 """Decentralized training of many clients in one process."""
 
 import copy
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from statistics import fmean
 from typing import Any
 
@@ -14,13 +12,10 @@ from torch import nn
 from uumamba.federated.clients import Client, check_clients
 from uumamba.federated.dfedsam import DFedSAM
 from uumamba.federated.gossip import consensus_distance, mean_weights, mix
+from uumamba.federated.isolation import check_may_isolate
 from uumamba.federated.local_training import ClientState, LocalResult, LocalTraining
-from uumamba.federated.norm_statistics import has_running_statistics, recompute_statistics
-from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.errors import require
 from uumamba.runtime.network import evaluating
-
-STATISTICS_BATCHES = 10
-"""Batches of each client for running statistics before a model is scored."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +124,7 @@ class Simulation:
         present = method.draw_present(number)
         results = {int(index): self._train(int(index)) for index in np.flatnonzero(present)}
         failed = [index for index, result in results.items() if not result.is_finite]
-        self._check_may_isolate(failed)
+        check_may_isolate([self.clients[index].name for index in failed], method.topology, number)
         present[failed] = False
         weights = self.weights.clone()
         for index in np.flatnonzero(present).tolist():
@@ -169,20 +164,15 @@ class Simulation:
 
         Running statistics are recomputed on some of its batches.
         """
-        self._training.load(self.state(index))
-        if has_running_statistics(self.net):
-            recompute_statistics(self.net, self._statistics_batches([self.clients[index]]), self.method.objective)
-        return self.net
+        return self._training.load_model(self.state(index), [self.clients[index]], self.round)
 
     def load_consensus(self) -> nn.Module:
         """Load the clients' mean weights into the network, and return it.
 
         Running statistics are recomputed on some batches of every client.
         """
-        self._training.load(ClientState(mean_weights(self.weights), self._buffers[0]))
-        if has_running_statistics(self.net):
-            recompute_statistics(self.net, self._statistics_batches(self.clients), self.method.objective)
-        return self.net
+        mean = ClientState(mean_weights(self.weights), self._buffers[0])
+        return self._training.load_model(mean, self.clients, self.round)
 
     def score(self, metric: Callable[[nn.Module], float]) -> Scores:
         """Score each client's own model and the mean model.
@@ -226,23 +216,3 @@ class Simulation:
         except Exception as error:
             error.add_note(f"in round {self.round} of {self.clients[index].name}")
             raise
-
-    def _check_may_isolate(self, failed: Sequence[int]) -> None:
-        """Warn about clients that are isolated; raise on a directed graph."""
-        if not failed:
-            return
-        names = ", ".join(self.clients[index].name for index in failed)
-        if not self.method.topology.is_symmetric:
-            raise UsageError(
-                names,
-                got=f"weights that are not finite after round {self.round}",
-                expected=f"finite weights, since {self.method.topology.name} is directed and needs every client",
-                fix="lower the learning rate, check this client's data, or choose an undirected graph",
-            )
-        warnings.warn(
-            f"{names}: weights are not finite after round {self.round}; isolated for this round", stacklevel=4
-        )
-
-    def _statistics_batches(self, clients: Sequence[Client]) -> Iterator[Any]:
-        for client in clients:
-            yield from islice(client.batches(self.round), STATISTICS_BATCHES)

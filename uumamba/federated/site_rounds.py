@@ -1,10 +1,8 @@
 """Rounds of one client that exchanges messages with its neighbours."""
 
 import copy
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,11 +13,10 @@ from uumamba.federated.clients import Client
 from uumamba.federated.dfedsam import DFedSAM
 from uumamba.federated.gossip import mix_one, receivers, senders
 from uumamba.federated.gossip_matrix import Topology
+from uumamba.federated.isolation import check_may_isolate
 from uumamba.federated.local_training import ClientState, LocalTraining
 from uumamba.federated.mixing import Mixing, Server
-from uumamba.federated.norm_statistics import has_running_statistics, recompute_statistics
-from uumamba.federated.simulation import STATISTICS_BATCHES
-from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.errors import require
 from uumamba.runtime.seeds import key_to_seed
 
 SAME_START = 1e-3
@@ -208,7 +205,7 @@ class Site:
             error.add_note(f"in round {number} of {self.client.name}")
             raise
         if not result.is_finite:
-            self._check_may_be_isolated()
+            check_may_isolate([self.client.name], self.method.topology, number)
         failed = self._find_isolated(present, is_finite=result.is_finite)
         present[failed] = False
         sent_bytes = 0
@@ -230,11 +227,7 @@ class Site:
 
         Running statistics are recomputed on some of its batches.
         """
-        self._training.load(self.state)
-        if has_running_statistics(self.net):
-            batches = islice(self.client.batches(self.round), STATISTICS_BATCHES)
-            recompute_statistics(self.net, batches, self.method.objective)
-        return copy.deepcopy(self.net)
+        return copy.deepcopy(self._training.load_model(self.state, [self.client], self.round))
 
     def state_dict(self) -> dict[str, Any]:
         """Return the client's state as a tree of tensors and plain values."""
@@ -289,17 +282,6 @@ class Site:
     def _gossip_steps(self) -> range:
         first = self.method.first_gossip_step(self.round)
         return range(first, first + self.method.gossip_steps)
-
-    def _check_may_be_isolated(self) -> None:
-        name, mixing = self.client.name, self.method.topology
-        if not mixing.is_symmetric:
-            raise UsageError(
-                name,
-                got=f"weights that are not finite after round {self.round}",
-                expected=f"finite weights, since {mixing.name} is directed and needs every client",
-                fix="lower the learning rate, check this client's data, or choose an undirected graph",
-            )
-        warnings.warn(f"{name}: weights are not finite after round {self.round}; isolated for this round", stacklevel=3)
 
 
 def _list_links(mixing: Mixing) -> list[str]:

@@ -1,6 +1,5 @@
 """Unlearning of patients of a trained model, with evidence against retraining."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +28,7 @@ from uumamba.runtime.files import make_folder, write_json, write_text
 from uumamba.runtime.observer import to_stderr
 from uumamba.runtime.seeds import generator_for
 from uumamba.training.checkpoint import Checkpoint, read_checkpoint
+from uumamba.training.run_folder import replace_infinite
 
 PAGE_NAME, EVIDENCE_NAME, RETRAINED_NAME = "unlearning.html", "unlearning.json", "retrained"
 
@@ -91,7 +91,7 @@ def unlearn_patients(
     found["run"] = describe(options, looks)
     target = request.job.folder.path
     make_folder(target)
-    write_json(out / EVIDENCE_NAME, _finite(found))
+    write_json(out / EVIDENCE_NAME, replace_infinite(found))
     write_text(out / PAGE_NAME, render_unlearning_page(found, model=Path(run).name))
     _write_model(request, net, target)  # last, so that the same command works after an interruption
     return out / PAGE_NAME
@@ -166,11 +166,3 @@ def _write_model(request: ForgetRequest, net: nn.Module, target: Path) -> None:
 
 def _say(look: Look) -> str:
     return f"step {look.step}  loss of the patients {look.forget_loss:.4f}  of unseen ones {look.unseen_loss:.4f}"
-
-
-def _finite(found: object) -> object:
-    """Replace numbers that are not finite by null."""
-    return json.loads(json.dumps(found), parse_constant=lambda _: None)
-
-
-__all__ = ["AttackOptions", "ForgettingOptions", "unlearn_patients"]

@@ -1,5 +1,6 @@
 """Resumable training of sites that exchange weights, simulated in one process."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -145,7 +146,7 @@ class FederatedTrainer:
         progress.steps_in_epoch += 1
         progress.steps_done += steps
         progress.skipped_steps += skipped
-        if record.loss == record.loss:  # not NaN
+        if math.isfinite(record.loss):
             progress.loss_sum, progress.loss_count = progress.loss_sum + record.loss, progress.loss_count + 1
         self.sent_bytes += record.sent_bytes
         run.loss, run.was_skipped = torch.tensor(record.loss), skipped == steps * len(record.skipped_steps)

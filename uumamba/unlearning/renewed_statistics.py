@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from uumamba.runtime.network import bare_network
+from uumamba.runtime.running_statistics import find_tracking_norms, restarted_statistics
 from uumamba.unlearning.per_sample_loss import Predict, predict_batch
 
 
@@ -18,9 +19,8 @@ def find_trained_norms(net: nn.Module) -> list[_BatchNorm]:
         >>> find_trained_norms(nn.Sequential(nn.BatchNorm1d(1), nn.BatchNorm1d(1).eval()))
         [BatchNorm1d(1, eps=1e-05, momentum=0.1, affine=True, bias=True, track_running_stats=True)]
     """
-    modules = bare_network(net).modules()
-    norms = (each for each in modules if isinstance(each, _BatchNorm))
-    return [norm for norm in norms if norm.training and norm.running_mean is not None]
+    norms = find_tracking_norms(bare_network(net))
+    return [norm for norm in norms if norm.training and isinstance(norm, _BatchNorm)]
 
 
 @torch.no_grad()
@@ -42,20 +42,6 @@ def renew_statistics(net: nn.Module, batches: Iterable[Any], *, predict: Predict
         tensor([2.])
     """
     norms = find_trained_norms(net)
-    kept = [(norm, norm.momentum, {name: value.clone() for name, value in norm.named_buffers()}) for norm in norms]
-    is_renewed = False
-    try:
-        for norm in norms:
-            norm.momentum = None  # the mean over all batches
-            norm.reset_running_stats()
-        count = 0
+    with restarted_statistics(norms):
         for batch in batches if norms else ():
             predict(net, batch)
-            count += 1
-        is_renewed = count > 0
-    finally:
-        for norm, momentum, buffers in kept:
-            norm.momentum = momentum
-            if not is_renewed:
-                for name, value in buffers.items():
-                    norm.get_buffer(name).copy_(value)

@@ -107,7 +107,7 @@ class Evidence:
             "attacker_sees_measured_cases": self.rest_ids == self.attacker_ids,
             "models": models,
             "relearning": relearning,
-            "findings": find(models, relearning),
+            "findings": draw_findings(models, relearning),
         }
 
     def _measure(self, net: nn.Module, retrained: nn.Module) -> dict[str, Any]:
@@ -180,7 +180,7 @@ class Evidence:
         return [batch_to_device(batch, self.device) for batch in found]
 
 
-def find(models: Mapping[str, Any], relearning: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
+def draw_findings(models: Mapping[str, Any], relearning: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, Any]:
     """Draw the findings from the measures.
 
     Returns:
