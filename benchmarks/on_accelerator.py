@@ -26,7 +26,7 @@ from benchmarks.result_file import ROOT
 from uumamba.runtime.errors import require
 from uumamba.runtime.files import make_folder, write_json
 
-CONFIG, MINUTES, CALL_MINUTES = "acdc_2d", 25.0, 9.0
+CONFIG, MINUTES, CALL_MINUTES = "acdc_best", 25.0, 9.0
 STOPPED = 75
 LAST_LINES = 40
 GRACE_S = 45.0
