@@ -20,6 +20,7 @@ COMMANDS = (
     *("predict", "scan", "train_step", "vessels", "claims.acdc_vendor_shift", "claims.domain_generalization"),
     *("claims.federated", "claims.quantization", "claims.sharpness", "claims.sharpness_acdc"),
     *("claims.quantization", "claims.sharpness", "claims.sharpness_acdc", "claims.unlearning"),
+    "unlearn_hearts",
 )
 
 

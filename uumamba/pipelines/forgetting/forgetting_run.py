@@ -17,6 +17,7 @@ from uumamba.optim import SAM, Plain
 from uumamba.pipelines.build import build_augmentation, build_dataset, build_loss
 from uumamba.pipelines.forgetting.case_measures import CaseMeasures
 from uumamba.pipelines.forgetting.forget_request import ForgetRequest
+from uumamba.pipelines.forgetting.relative_loss import measure_unseen
 from uumamba.pipelines.jobs import replace_seed
 from uumamba.runtime.network import batch_to_device
 from uumamba.runtime.options import NonNegative, Positive, PositiveInt, check_options
@@ -31,14 +32,12 @@ from uumamba.unlearning import (
     RandomizedSmoothing,
     Smoothing,
     UnlearningStep,
-    collect_losses,
-    per_sample_balanced_cross_entropy,
 )
 
 SHARE_OF_STEPS = 0.2
 """Default number of unlearning steps, relative to the steps of the training."""
 REFERENCE_BATCHES = 16
-"""Batches of unseen patches whose median loss is the reference."""
+"""Batches of unseen patches whose median losses are the reference."""
 SmoothingName = Literal["SAM", "RS", "GP", "CR", "none"]
 
 
@@ -52,9 +51,9 @@ class ForgettingOptions:
         smoothing: smoothing of the forget loss against relearning: by SAM, randomised smoothing (RS), gradient penalty
             (GP) or curvature regularisation (CR).
         strength: radius of SAM, standard deviation of RS, or weight of the penalty of GP or CR.
-        beta: NPO's slope on the balanced loss of a patch.
+        beta: NPO's slope on the relative loss of a patch.
         retain_weight: weight of the retain loss, which is the run's own.
-        learning_rate: of AdamW; it decays to 0 over the steps.
+        learning_rate: of the run's base optimizer, which decays to 0 over the steps; None for the run's.
         steps: number of steps; None for a fifth of those of the run's training.
         looks: looks at whole cases during the steps, for the page.
     """
@@ -62,9 +61,9 @@ class ForgettingOptions:
     method: Literal["NPO", "GradientDifference"] = "NPO"
     smoothing: SmoothingName = "SAM"
     strength: Positive = 0.01
-    beta: Positive = 20.0
-    retain_weight: NonNegative = 1.0
-    learning_rate: Positive = 1e-3
+    beta: Positive = 10.0
+    retain_weight: NonNegative = 8.0
+    learning_rate: Positive | None = None
     steps: PositiveInt | None = None
     looks: PositiveInt = 6
 
@@ -96,13 +95,14 @@ def forget_patients(
     r"""Unlearn the patients of a request.
 
     Each step descends on the forget loss of unchanged patches of the patients to forget, and on the run's own loss of
-    augmented patches of the others. The loss weights that the run learned are fixed. NPO's reference is the median loss
-    of unseen patches,
+    augmented patches of the others. The loss weights that the run learned are fixed. NPO's reference is 1, the relative
+    loss :math:`r` (:class:`RelativeLoss`) of a typical unseen patch,
 
-    .. math:: l_f = -\frac{2}{\beta B} \sum_i \log \sigma\big(\beta\, (L_i - \mathrm{median}\, L_\mathrm{unseen})\big)
+    .. math:: l_f = -\frac{2}{\beta B} \sum_i \log \sigma\big(\beta\, (r_i - 1)\big)
 
-    so that a patch is pushed while its loss is below that of an unseen one. Pushed further, it could be recognised by a
-    loss that is too high, and unseen patients would lose Dice.
+    so that a patch is pushed while it is recognised. Pushed further, it could be recognised by a loss that is too high,
+    and unseen patients would lose Dice. The rate begins as in the training and decays to 0: a lower one forgets less,
+    and the decay returns the Dice that a high one costs.
 
     Args:
         request: the trained model and the cases.
@@ -120,7 +120,7 @@ def forget_patients(
     training = request.job.config.training
     steps = options.steps or math.ceil(training.epochs * training.batches_per_epoch * SHARE_OF_STEPS)
     unseen = islice(_stream_patches(request, unseen_ids, "unseen", augmented=False, device=device), REFERENCE_BATCHES)
-    step, optimizer = _build_step(request, options, net, unseen, device), _build_optimizer(options, net)
+    step, optimizer = _build_step(request, options, net, unseen, device), _build_optimizer(request, options, net)
     schedule = poly(optimizer, total_steps=steps)
     forget = _stream_patches(request, request.forget_ids, "forget", augmented=False, device=device)
     retain = _stream_patches(request, request.retain_ids, "retain", augmented=True, device=device)
@@ -144,13 +144,12 @@ def _build_step(
     request: ForgetRequest, options: ForgettingOptions, net: nn.Module, unseen: Iterable[Batch], device: str
 ) -> UnlearningStep:
     config, labels = request.job.config, request.folder.manifest.labels
-    loss = partial(per_sample_balanced_cross_entropy, ignore_label=labels.ignore_label)
     objective = build_objective(config.objective, build_loss(config, labels), net, outputs=False, labels=labels)
     objective.load_state_dict(request.checkpoint.objective)
     objective.to(device).requires_grad_(False)
-    reference = collect_losses(net, unseen, per_sample_loss=loss).median()
+    loss = measure_unseen(net, unseen, ignore_label=labels.ignore_label)
     return UnlearningStep(
-        NPO(lambda batch: reference.expand(len(batch["image"])), beta=options.beta, per_sample_loss=loss)
+        NPO(lambda batch: torch.ones(len(batch["image"])), beta=options.beta, per_sample_loss=loss)
         if options.method == "NPO"
         else GradientDifference(per_sample_loss=loss),
         objective,
@@ -170,11 +169,13 @@ def _build_smoothing(options: ForgettingOptions) -> Smoothing | None:
     return None
 
 
-def _build_optimizer(options: ForgettingOptions, net: nn.Module) -> Plain | SAM:
-    base = partial(torch.optim.AdamW, lr=options.learning_rate, weight_decay=0.0)
+def _build_optimizer(request: ForgetRequest, options: ForgettingOptions, net: nn.Module) -> Plain | SAM:
+    given = request.job.config.optim
+    rate = {} if options.learning_rate is None else {"lr": options.learning_rate}
+    base, norm = partial(given.base.bind(), **rate), given.options.get("max_grad_norm")
     if options.smoothing == "SAM":
-        return SAM(net.parameters(), base, rho=options.strength, net=net)
-    return Plain(net.parameters(), base, net=net)
+        return SAM(net.parameters(), base, rho=options.strength, net=net, max_grad_norm=norm)
+    return Plain(net.parameters(), base, net=net, max_grad_norm=norm)
 
 
 def _stream_patches(
