@@ -50,9 +50,7 @@ def main(given: Sequence[str] | None = None) -> int:
     options = parser.parse_args(given)
     torch.set_num_threads(1)
     out, settings = (options.out / "quick", QUICK) if options.quick else (options.out, LONG)
-    prepared = out / "prepared"
-    if not prepared.exists():
-        prepare_patients(options.acdc, prepared, read_config(CONFIG), training=None, validation=None)
+    prepared = prepare_patients(options.acdc, out / "prepared", read_config(CONFIG), training=None, validation=None)
     rows: list[dict[str, Any]] = []
     for seed in options.seeds:
         rows += make_rows(seed, unlearn_seed(prepared, out / f"seed_{seed}", seed, settings))

@@ -18,8 +18,7 @@ Row = dict[str, Any]
 COMMANDS = (
     *("acdc_cpu", "acdc_minutes", "demo", "layer", "official_networks", "optim_step", "prepare", "same_numbers"),
     *("predict", "scan", "train_step", "vessels", "claims.acdc_vendor_shift", "claims.domain_generalization"),
-    *("claims.federated", "claims.quantization", "claims.sharpness", "claims.sharpness_acdc"),
-    *("claims.quantization", "claims.sharpness", "claims.sharpness_acdc", "claims.unlearning"),
+    *("claims.federated", "claims.quantization", "claims.sharpness", "claims.sharpness_acdc", "claims.unlearning"),
     "unlearn_hearts",
 )
 
