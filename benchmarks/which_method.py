@@ -1,4 +1,4 @@
-"""Page ``docs/which_method.md``: what the methods changed on hearts, in words.
+"""Page ``docs/results/which_method.md``: what the methods changed on hearts, in words.
 
 :mod:`benchmarks.readme_tables` writes the page from ``hearts.json``.
 """
@@ -11,7 +11,7 @@ from benchmarks.claims.intervals import FAILS, HOLDS, UNDECIDED
 from benchmarks.result_file import ROOT
 
 SOURCE = "hearts"
-PAGE = ROOT / "docs" / "which_method.md"
+PAGE = ROOT / "docs" / "results" / "which_method.md"
 WORDS = {HOLDS: "better", FAILS: "worse", UNDECIDED: "no difference shown"}
 HEAD = """# Which method, when
 

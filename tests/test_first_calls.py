@@ -1,4 +1,4 @@
-"""Calls as users of SAM, mamba_ssm, MONAI and torch type them, from the table of docs/first_calls.md."""
+"""Calls as users of SAM, mamba_ssm, MONAI and torch type them, from the table of docs/how_to/first_calls.md."""
 
 import pickle
 import re
@@ -18,7 +18,7 @@ from uumamba.ops import selective_scan
 from uumamba.optim import SAM
 from uumamba.runtime.errors import UsageError
 
-PAGE = Path(__file__).resolve().parents[1] / "docs" / "first_calls.md"
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "how_to" / "first_calls.md"
 ROW = re.compile(r"^\| `(?P<code>.+?)` \| (?P<verdict>right|refused) \| (?P<said>.+) \|$", re.MULTILINE)
 ROWS = [found.groups() for found in ROW.finditer(PAGE.read_text(encoding="utf-8") if PAGE.exists() else "")]
 

@@ -310,7 +310,7 @@ def test_other_data_sets_refuse_the_keys_of_a_folder(key: str, refused: Refused)
 
 
 def test_the_yaml_of_the_manual_is_valid(repository: Path) -> None:
-    text = (repository / "docs" / "own_data.md").read_text(encoding="utf-8")
+    text = (repository / "docs" / "reference" / "scan_folders.md").read_text(encoding="utf-8")
     sections = [yaml.safe_load(block)["dataset"] for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)]
     assert len(sections) == 3
     for section in sections:

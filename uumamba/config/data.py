@@ -91,7 +91,7 @@ class DatasetConfig(Config):
     """Data set's reader with its options, and an optional split by domain.
 
     All keys except ``name``, ``domains`` and ``exclude_patients`` are options of the data set ``folder``;
-    ``docs/own_data.md`` describes the layouts. Keys that are not given are not stored.
+    ``docs/reference/scan_folders.md`` describes the layouts. Keys that are not given are not stored.
 
     Args:
         name: the reader of the raw folder; ``imagecas`` is its Split-1, and ``folder`` reads any common layout.

@@ -75,7 +75,8 @@ def evaluate_folder(
     Args:
         predictions: a folder of ``<case_id>.nii.gz``, or a manifest, whose labels are then the predictions.
         labels: a folder of ``<case_id>.nii.gz``, a manifest, or the raw folder of ACDC, ImageCAS, AortaSeg24 or M&Ms,
-            or one in a layout of ``docs/own_data.md`` except two globs. Cases without a label are not scored.
+            or one in a layout of ``docs/reference/scan_folders.md`` except two globs. Cases without a label are not
+            scored.
         out: gets ``scores.csv``, ``summary.json``, ``trees.csv`` for several vessels, ``patients.csv`` where phases are
             known, ``failures.json`` where a case failed, and ``frames/`` where the labels are the cines of M&Ms.
         fold: fold of the cases of a manifest, which is ``case_fold`` in :func:`predict`; None selects all.
