@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest --durations=10
 # A process for each core, each with one thread; not for slow tests, some of which kill processes.
 PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) --numprocesses auto --dist loadfile
 
-.PHONY: demo test slow lint types doctest docs check clean
+.PHONY: demo test slow lint types doctest docs image check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -32,6 +32,9 @@ doctest: $(VENV)/.installed-test
 
 docs: $(VENV)/.installed-docs
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir build/docs $(ARGS)
+
+image:
+	.ci/image
 
 check:
 	.ci/run

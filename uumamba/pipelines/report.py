@@ -8,7 +8,7 @@ import numpy as np
 
 from uumamba.data.case import MANIFEST_NAME, Manifest
 from uumamba.data.scan import read_image, read_label
-from uumamba.evaluation.html_report import Overlay, render_report
+from uumamba.evaluation.html_report import Overlay, render_report, render_training_report
 from uumamba.evaluation.overlays import OverlayCase, pick_cases
 from uumamba.evaluation.scores import SCORES_NAME, TREES_NAME, ScoreRow, read_scores
 from uumamba.pipelines.datasets import FAILURE_KEYS, FAILURES_NAME, find_predictions
@@ -26,10 +26,11 @@ def report(run_or_scores: Path | str, out: Path | str) -> Path:
     In the folder of ``scores.csv`` these files are optional: ``trees.csv`` (several vessels as one),
     ``prepared/dataset.json`` and ``predictions/`` (overlays), ``metrics.jsonl`` of each fold and seed in ``run/``
     (training curves and the spread of their Dice), ``baselines.json`` and ``failures.json``. The report has a note on
-    missing overlays and curves.
+    missing overlays and curves. A run that was only trained gets a page on its training.
 
     Args:
-        run_or_scores: the output folder of ``uumamba run`` or ``uumamba evaluate``, or a ``scores.csv``.
+        run_or_scores: the output folder of ``uumamba run``, ``uumamba evaluate`` or ``uumamba train``, or a
+            ``scores.csv``.
         out: the HTML file.
 
     Returns:
@@ -41,13 +42,16 @@ def report(run_or_scores: Path | str, out: Path | str) -> Path:
     out = Path(out)
     require(out.suffix.lower() in (".html", ".htm"), "--out", got=out, expected="a file name with the suffix .html")
     scores = Path(run_or_scores)
-    scores = scores / SCORES_NAME if scores.is_dir() else scores
+    if scores.is_dir():
+        run, scores = scores, scores / SCORES_NAME
+        if not scores.exists() and (training := read_training(run)):
+            write_text(out, _render_training(run, training))
+            return out
     rows, folder = read_scores(scores), scores.parent
     manifest_path, trees = folder / "prepared" / MANIFEST_NAME, folder / TREES_NAME
     manifest = Manifest.read(manifest_path) if manifest_path.is_file() else None
     overlays, notes = _overlays(folder, manifest, rows)
-    logs = {each.title: RunLog(each.path / "metrics.jsonl").rows() for each in fold_folders(folder / "run")}
-    training = {title: rows for title, rows in logs.items() if rows}
+    training = read_training(folder / "run")
     if not training:
         notes.append("There is no training curve because the scores' folder has no run/fold_*/metrics.jsonl.")
     origin = (("Data", manifest.reference), ("Licence of the data", manifest.licence)) if manifest else ()
@@ -78,6 +82,21 @@ def report(run_or_scores: Path | str, out: Path | str) -> Path:
     )
     write_text(out, html)
     return out
+
+
+def read_training(run: Path) -> dict[str, list[dict[str, Any]]]:
+    """Read the rows of each training of a run folder, by fold and seed."""
+    logs = {each.title: RunLog(each.path / "metrics.jsonl").rows() for each in fold_folders(run)}
+    return {title: rows for title, rows in logs.items() if rows}
+
+
+def _render_training(run: Path, training: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    return render_training_report(
+        title=f"{run.absolute().name}: training report",
+        training=training,
+        sites=read_site_trainings(run),
+        spreads=compute_spreads(validated_trainings(run)),
+    )
 
 
 def _overlays(folder: Path, manifest: Manifest | None, rows: Sequence[ScoreRow]) -> tuple[list[Overlay], list[str]]:
