@@ -85,7 +85,7 @@ def report(run_or_scores: Path | str, out: Path | str) -> Path:
 
 
 def read_training(run: Path) -> dict[str, list[dict[str, Any]]]:
-    """Read the rows of each training of a run folder, by fold and seed."""
+    """Read the rows of each training of a run folder."""
     logs = {each.title: RunLog(each.path / "metrics.jsonl").rows() for each in fold_folders(run)}
     return {title: rows for title, rows in logs.items() if rows}
 
