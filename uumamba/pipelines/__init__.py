@@ -3,7 +3,10 @@
 The functions print only progress.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from uumamba.pipelines.models import load_predictor
 
 __all__ = ["load_predictor"]
 

@@ -1,0 +1,84 @@
+"""Conversion of reST in Google docstrings to Markdown, with formulas as MathML."""
+
+import re
+from collections.abc import Callable
+
+from latex2mathml.converter import convert as convert_latex
+
+FindAnchor = Callable[[str], str | None]
+"""Returns the anchor of a name on the site, None for a name without an entry."""
+
+_DISPLAY = re.compile(r"^(?P<indent> *)\.\. math::(?P<formula>[^\n]*(?:\n\n?(?P=indent) +[^\n]+)*)", re.MULTILINE)
+_INLINE = re.compile(r":math:`([^`]+)`")
+_ROLE = re.compile(r":(?:class|func|meth|mod|attr|data|exc):`~?([^`<]+?)(?:\s*<([^`>]+)>)?`")
+_LITERAL = re.compile(r"^(?! *\.\. )( *\S.*:):$", re.MULTILINE)
+_ARXIV = re.compile(r"(?<!\[)arXiv:(\d{4}\.\d{4,5})")
+_SECTION = re.compile(r"^(References|Returns|Yields):\n((?:(?:    .*)?(?:\n|\Z))+)", re.MULTILINE)
+_LETTERS = re.compile(r'(?:<mi mathvariant="normal">[^<]</mi>){2,}')
+_SPECIAL = re.compile(r"[*_`\[\]\\~:|]")
+
+
+def convert(text: str, find_anchor: FindAnchor = lambda name: None) -> str:
+    r"""Convert a docstring to Markdown in Google's sections.
+
+    Formulas become MathML, roles become links or code, literal blocks become code, and references become a list.
+
+    Example:
+        >>> convert("See :func:`~uumamba.ops.scan` and ``x``.")
+        'See `scan` and ``x``.'
+        >>> convert("See :class:`SAM`.", {"SAM": "uumamba.optim.SAM"}.get)
+        'See [`SAM`][uumamba.optim.SAM].'
+    """
+    text = re.sub(r"^Example:$", "Examples:", text, flags=re.MULTILINE)
+    text = _LITERAL.sub(r"\1", text)
+    text = _SECTION.sub(_convert_section, text)
+    text = _DISPLAY.sub(lambda found: _display(found["indent"], found["formula"]), text)
+    text = _INLINE.sub(lambda found: f'<span class="formula">{to_mathml(found[1])}</span>', text)
+    return _ROLE.sub(lambda found: _link(found[1], found[2] or found[1], find_anchor), text)
+
+
+def to_mathml(formula: str, *, display: bool = False) -> str:
+    """Convert LaTeX to MathML that Markdown leaves as it is.
+
+    Example:
+        >>> to_mathml("x * y")
+        '<math display="inline"><mrow><mi>x</mi><mo>&#42;</mo><mi>y</mi></mrow></math>'
+    """
+    latex = " ".join(formula.split())
+    if display and r"\\" in latex and r"\begin" not in latex:  # as Sphinx: rows without an environment are aligned
+        latex = rf"\begin{{aligned}}{latex}\end{{aligned}}"
+    mathml = convert_latex(latex, display="block" if display else "inline").replace(
+        ' xmlns="http://www.w3.org/1998/Math/MathML"', ""
+    )
+    mathml = _LETTERS.sub(lambda found: f"<mi>{re.sub('<[^>]+>', '', found[0])}</mi>", mathml)
+    return re.sub(r">[^<]+<", lambda found: _SPECIAL.sub(_entity, found[0]), mathml)
+
+
+def _display(indent: str, formula: str) -> str:
+    return f'{indent}<div class="formula">{to_mathml(formula, display=True)}</div>'
+
+
+def _entity(found: re.Match[str]) -> str:
+    return f"&#{ord(found[0])};"
+
+
+def _link(name: str, target: str, find_anchor: FindAnchor) -> str:
+    anchor, title = find_anchor(target), name if name != target else name.rpartition(".")[2]
+    return f"[`{title}`][{anchor}]" if anchor else f"`{title}`"
+
+
+def _convert_section(found: re.Match[str]) -> str:
+    """Make a list of references; keep griffe from reading prose before a colon as a type."""
+    if found[1] == "References":
+        references = _split_references(found[2])
+        return "\n".join(["**References:**", "", *(f"- {_ARXIV.sub(_cite, each)}" for each in references), ""])
+    return f"{found[1]}:\n" + re.sub(r":(?=\s)", "&#58;", found[2])
+
+
+def _split_references(body: str) -> list[str]:
+    """Split references, each of which ends with a full stop at the end of a line."""
+    return [" ".join(each.split()) for each in re.split(r"(?<=[.])\n", body) if each.strip()]
+
+
+def _cite(found: re.Match[str]) -> str:
+    return f"[{found[0]}](https://arxiv.org/abs/{found[1]})"
