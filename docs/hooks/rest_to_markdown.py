@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from itertools import cycle
 
 from latex2mathml.converter import convert as convert_latex
 
@@ -14,7 +15,21 @@ _ROLE = re.compile(r":(?:class|func|meth|mod|attr|data|exc):`~?([^`<]+?)(?:\s*<(
 _LITERAL = re.compile(r"^(?! *\.\. )( *\S.*:):$", re.MULTILINE)
 _ARXIV = re.compile(r"(?<!\[)arXiv:(\d{4}\.\d{4,5})")
 _SECTION = re.compile(r"^(References|Returns|Yields):\n((?:(?:    .*)?(?:\n|\Z))+)", re.MULTILINE)
+_TO_KNOWN_LATEX = (  # what latex2mathml does not know, in terms of what it knows
+    (re.compile(r"\\[bB]ig(?= ?\\)"), ""),
+    (re.compile(r"\\arg(?![a-z])"), r"\\operatorname{arg}"),
+    (re.compile(r"(\\(?:log|exp|cos|sin|dim))(?= *[a-zA-Z\\](?!\w*big|\w*Big|left))"), r"\1\\,"),
+    (re.compile(r"(?<=[a-zA-Z])\\_(?=[a-z])"), "_"),
+)
+_TO_BETTER_MATHML = (
+    (' xmlns="http://www.w3.org/1998/Math/MathML"', ""),
+    ("<mi>&#x0007E;</mi>", "<mo>&#x223C;</mo>"),
+    ("<mi>:</mi>", "<mo>:</mo>"),
+    ("<mi>&#x02016;</mi>", "<mo>&#x2225;</mo>"),
+    ('<mn mathvariant="bold">1</mn>', "<mn>&#x1D7CF;</mn>"),
+)
 _LETTERS = re.compile(r'(?:<mi mathvariant="normal">[^<]</mi>){2,}')
+_BARS = (re.compile(r"<mo[^>]*>(&#x0007C;)</mo>"), re.compile(r"<mo[^>]*>(&#x02016;)</mo>"))
 _SPECIAL = re.compile(r"[*_`\[\]\\~:|]")
 
 
@@ -45,12 +60,17 @@ def to_mathml(formula: str, *, display: bool = False) -> str:
         '<math display="inline"><mrow><mi>x</mi><mo>&#42;</mo><mi>y</mi></mrow></math>'
     """
     latex = " ".join(formula.split())
-    if display and r"\\" in latex and r"\begin" not in latex:  # as Sphinx: rows without an environment are aligned
-        latex = rf"\begin{{aligned}}{latex}\end{{aligned}}"
-    mathml = convert_latex(latex, display="block" if display else "inline").replace(
-        ' xmlns="http://www.w3.org/1998/Math/MathML"', ""
-    )
+    for pattern, known in _TO_KNOWN_LATEX:
+        latex = pattern.sub(known, latex)
+    if display and r"\\" in latex and r"\begin" not in latex:  # as in Sphinx, rows are aligned
+        latex = rf"\begin{{split}}{latex}\end{{split}}"
+    mathml = convert_latex(latex, display="block" if display else "inline")
+    for written, better in _TO_BETTER_MATHML:
+        mathml = mathml.replace(written, better)
     mathml = _LETTERS.sub(lambda found: f"<mi>{re.sub('<[^>]+>', '', found[0])}</mi>", mathml)
+    for bar in _BARS:
+        sides = cycle(("prefix", "postfix"))
+        mathml = bar.sub(lambda found, sides=sides: f'<mo form="{next(sides)}" stretchy="false">{found[1]}</mo>', mathml)
     return re.sub(r">[^<]+<", lambda found: _SPECIAL.sub(_entity, found[0]), mathml)
 
 
