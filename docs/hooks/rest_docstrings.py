@@ -1,24 +1,28 @@
-"""Extension of griffe that converts the docstrings of uumamba before they are parsed."""
+"""Extension of griffe that prepares the docstrings and signatures of uumamba for the site."""
 
-import re
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import griffe
 
+from docs.hooks.option_types import describe_range, expand, extend_argument
 from docs.hooks.rest_to_markdown import convert
 
 
 class RestDocstrings(griffe.Extension):
-    """Docstrings as Markdown with links between public names, and the options behind ``**keywords``."""
+    """Docstrings as Markdown, with links between public names and with the ranges of options."""
 
     def on_package(self, *, pkg: griffe.Module, **_: Any) -> None:
-        """Convert every docstring of a loaded package."""
+        """Convert every docstring and signature of a loaded package."""
         anchors = find_anchors(pkg)
-        for owner in list(walk(pkg)):
+        owners = list(walk(pkg))
+        for owner in owners:
             if owner.docstring is not None:
-                text = name_shared_options(owner, owner.docstring.value)
-                owner.docstring.value = convert(text, lambda name, owner=owner: find_anchor(owner, name, anchors))
+                text = describe_options(owner, owner.docstring.value)
+                owner.docstring.value = convert(text, partial(find_anchor, owner, anchors=anchors))
+        for owner in owners:
+            expand_types(owner, anchors)
 
 
 def walk(owner: griffe.Object) -> Iterator[griffe.Object]:
@@ -30,35 +34,43 @@ def walk(owner: griffe.Object) -> Iterator[griffe.Object]:
 
 
 def find_anchors(package: griffe.Module) -> dict[str, str]:
-    """Map the full name of each public object, and of what it has, to the name in its room."""
+    """Map the full name of each public object to its anchor on the site.
+
+    The anchor is the name in the room. For a function in a file of its own name, it is the full name.
+    """
     anchors = {}
     for room in package.modules.values():
-        for name in room.exports or ():
-            target = room.members.get(str(name))
-            if target is None:
-                continue
-            home = target.target_path if isinstance(target, griffe.Alias) else target.path
-            anchors[home] = f"{room.path}.{name}"
+        for name in map(str, room.exports or ()):
+            member = room.members[name]
+            own_file = isinstance(member, griffe.Module)
+            home = member.target_path if isinstance(member, griffe.Alias) else f"{member.path}.{name}"
+            anchors[home] = home if own_file else f"{room.path}.{name}"
     return anchors
 
 
 def find_anchor(owner: griffe.Object, name: str, anchors: dict[str, str]) -> str | None:
     """Find the entry of a name that a docstring of ``owner`` mentions."""
-    try:
-        path = name if name.startswith("uumamba.") else owner.resolve(name)
-    except griffe.NameResolutionError:
-        return None
-    return anchors.get(path) or (path if path in anchors.values() else None)
+    name = name.removeprefix("~")
+    path = name
+    if not name.startswith("uumamba."):
+        try:
+            path = owner.resolve(name)
+        except griffe.NameResolutionError:
+            return None
+    anchor = anchors.get(path, path)
+    return anchor if anchor in anchors.values() else None
 
 
-def name_shared_options(owner: griffe.Object, text: str) -> str:
-    """Append the names of the options to the line of ``**keywords: Unpack[...]``."""
+def describe_options(owner: griffe.Object, text: str) -> str:
+    """Append the range of each option to its line, and to ``**keywords`` the names of the shared options."""
     for parameter in getattr(owner, "parameters", ()):
+        words = describe_range(parameter.annotation)
+        if words:
+            text = extend_argument(text, parameter.name, f"{words[0].upper()}{words[1:]}.")
         if parameter.kind is griffe.ParameterKind.var_keyword and str(parameter.annotation).startswith("Unpack["):
             shared = owner.modules_collection[parameter.annotation.slice.canonical_path]
             listed = ", ".join(f"``{name}``" for name in list_fields(shared))
-            line = re.compile(rf"^(    {parameter.name}: .*?)[.]?$", re.MULTILINE)
-            text = line.sub(rf"\1 ({listed}).", text, count=1)
+            text = extend_argument(text, parameter.name, f"These are {listed}.")
     return text
 
 
@@ -67,3 +79,15 @@ def list_fields(shared: griffe.Object) -> Iterator[str]:
     for base in getattr(shared, "resolved_bases", ()):
         yield from list_fields(base)
     yield from (name for name, member in shared.members.items() if member.is_attribute)
+
+
+def expand_types(owner: griffe.Object, anchors: dict[str, str]) -> None:
+    """Write out the aliases in the signature of a function, or in the type of an attribute."""
+    if isinstance(owner, griffe.Function):
+        owner.returns = expand(owner.returns, anchors)
+        for parameter in owner.parameters:
+            parameter.annotation = expand(parameter.annotation, anchors)
+            if parameter.kind in (griffe.ParameterKind.var_keyword, griffe.ParameterKind.var_positional):
+                parameter.default = None
+    elif isinstance(owner, griffe.Attribute):
+        owner.annotation = expand(owner.annotation, anchors)

@@ -21,6 +21,7 @@ from uumamba.optim.rules import BeforeMix, FirstPass, Rule, mix_gradients
 from uumamba.optim.tensors import add_gradients, average_over_ranks, global_norm, put_gradients, take_gradients
 from uumamba.runtime.errors import require
 from uumamba.runtime.options import Positive, check_options
+from uumamba.runtime.shown_signature import spell_out
 
 TORCH_OPTIONS = {"foreach", "fused", "capturable", "differentiable", "maximize", "decoupled_weight_decay"}
 """Options of torch's optimizers that states of earlier versions lack."""
@@ -103,6 +104,7 @@ class SharpnessAware(Optimizer):
         super().__init_subclass__(**options)
         if "__init__" in vars(cls):
             cls.__init__ = explain_arguments(cls.__init__)  # type: ignore[method-assign]  # with the same signature
+            spell_out(cls, SharpnessAware.__init__)
 
     def __getattr__(self, name: str) -> NoReturn:
         raise_for_method(self, name)

@@ -11,6 +11,10 @@ if TYPE_CHECKING:
 __all__ = ["load_predictor"]
 
 
+def __dir__() -> list[str]:
+    return __all__
+
+
 def __getattr__(name: str) -> Any:
     """Import ``load_predictor`` on first use; ``import uumamba.pipelines`` stays quick."""
     if name == "load_predictor":
