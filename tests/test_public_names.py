@@ -17,7 +17,6 @@ GENERIC = (
 WITHOUT_EXAMPLE = {
     *("connect_site", "run_nvflare_simulator", "Site", "Links", "SiteSetup"),  # need several processes
     *("ForgetLoss", "Smoothing", "Mixing", "Method", "Perturbation"),  # base classes, see their subclasses
-    *("packed_bytes", "quantized_layers", "mean_weights"),  # one sentence says it
     *("write_slow_examples", "leave_one_domain_out_validation"),  # see the example of its counterpart
     *("SurfaceDistances", "VesselScores"),  # results
 }
@@ -88,7 +87,11 @@ def find_arguments(named: Any) -> list[str]:
     if is_typeddict(named):
         return list(named.__annotations__)
     made = vars(named).get("__init__") if isinstance(named, type) else named
-    return [] if made is None else [each for each in inspect.signature(made).parameters if each != "self"]
+    return (
+        []
+        if made is None or vars(named).get("_is_protocol")
+        else [each for each in inspect.signature(made).parameters if each != "self"]
+    )
 
 
 def is_used_by_calling(named: Any) -> bool:

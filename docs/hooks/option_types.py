@@ -52,10 +52,8 @@ def extend_argument(text: str, name: str, words: str) -> str:
     A description that has the words, or a range of its own, stays as it is.
 
     Example:
-        >>> print(extend_argument("Args:\\n    rho: radius.\\n    net: network.", "rho", "At least 0."))
-        Args:
-            rho: radius. At least 0.
-            net: network.
+        >>> extend_argument("    rho: radius.", "rho", "At least 0.")
+        '    rho: radius. At least 0.'
     """
     entry = re.compile(rf"^    \**{name}: .*(?:\n {{8}}.*|\n(?=\n {{8}}))*", re.MULTILINE)
     return entry.sub(lambda found: found[0] if _has_range(found[0]) else f"{found[0]} {words}", text, count=1)
@@ -95,5 +93,3 @@ def _inner(annotation: griffe.ExprSubscript) -> list[str | griffe.Expr]:
 
 def _is_literal(annotation: griffe.Expr) -> bool:
     return isinstance(annotation, griffe.ExprSubscript) and annotation.canonical_path == "typing.Literal"
-
-

@@ -1,7 +1,8 @@
 """Conversion of reST in Google docstrings to Markdown, with formulas as MathML."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import cycle
 
 from latex2mathml.converter import convert as convert_latex
@@ -69,9 +70,12 @@ def to_mathml(formula: str, *, display: bool = False) -> str:
         mathml = mathml.replace(written, better)
     mathml = _LETTERS.sub(lambda found: f"<mi>{re.sub('<[^>]+>', '', found[0])}</mi>", mathml)
     for bar in _BARS:
-        sides = cycle(("prefix", "postfix"))
-        mathml = bar.sub(lambda found, sides=sides: f'<mo form="{next(sides)}" stretchy="false">{found[1]}</mo>', mathml)
+        mathml = bar.sub(partial(_pair, cycle(("prefix", "postfix"))), mathml)
     return re.sub(r">[^<]+<", lambda found: _SPECIAL.sub(_entity, found[0]), mathml)
+
+
+def _pair(sides: Iterator[str], bar: re.Match[str]) -> str:
+    return f'<mo form="{next(sides)}" stretchy="false">{bar[1]}</mo>'
 
 
 def _display(indent: str, formula: str) -> str:

@@ -52,7 +52,11 @@ class SharpnessAware(Optimizer):
         base: any callable from parameters to an optimizer, such as ``partial(torch.optim.SGD, lr=0.1)``.
         rule: the optimizer's rule; the default never perturbs.
         group_defaults: default options of groups, such as ``{"rho": 0.05}``.
-        net: like ``scaler``, ``max_grad_norm``, ``accumulation`` and ``perturbation``, see :class:`EngineOptions`.
+        net: the network, for data-parallel training; see :class:`EngineOptions`.
+        scaler: the fp16 gradient scaler.
+        max_grad_norm: bound of the final gradient's norm.
+        accumulation: perturb for each of several closures, or once for all.
+        perturbation: perturb each of several ranks along its own gradient, or all along the averaged one.
 
     Raises:
         UsageError: ``base`` is not a callable that returns an optimizer, or an option or a group's rho is out of range.
