@@ -87,11 +87,9 @@ def find_arguments(named: Any) -> list[str]:
     if is_typeddict(named):
         return list(named.__annotations__)
     made = vars(named).get("__init__") if isinstance(named, type) else named
-    return (
-        []
-        if made is None or vars(named).get("_is_protocol")
-        else [each for each in inspect.signature(made).parameters if each != "self"]
-    )
+    if made is None or vars(named).get("_is_protocol"):
+        return []
+    return [each for each in inspect.signature(made).parameters if each != "self"]
 
 
 def is_used_by_calling(named: Any) -> bool:

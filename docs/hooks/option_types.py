@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import fields, replace
+from typing import Any
 
 import griffe
 
@@ -20,7 +21,7 @@ def expand(annotation: str | griffe.Expr | None, public: dict[str, str]) -> str 
         return expand(_inner(annotation)[0], public)
     if not isinstance(annotation, griffe.Expr) or _is_literal(annotation):
         return annotation
-    changed = {}
+    changed: dict[str, Any] = {}
     for each in fields(annotation):
         value = getattr(annotation, each.name)
         if isinstance(value, griffe.Expr):

@@ -58,7 +58,7 @@ def to_mathml(formula: str, *, display: bool = False) -> str:
 
     Example:
         >>> to_mathml("x * y")
-        '<math display="inline"><mrow><mi>x</mi><mo>&#42;</mo><mi>y</mi></mrow></math>'
+        '<math display="inline"><mrow><mi>x</mi><mo>&#x0002A;</mo><mi>y</mi></mrow></math>'
     """
     latex = " ".join(formula.split())
     for pattern, known in _TO_KNOWN_LATEX:
