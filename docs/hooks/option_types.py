@@ -61,7 +61,10 @@ def extend_argument(text: str, name: str, words: str) -> str:
 
 
 def _has_range(description: str) -> bool:
-    return re.search(r"at (least|most)|(above|below|between|from) \d|\d or \d|``features``", description) is not None
+    return (
+        re.search(r"at (least|most)|(above|below|between|from) \d|\d or \d|``features``", description, re.IGNORECASE)
+        is not None
+    )
 
 
 def _describe_limit(limit: str | griffe.Expr) -> str:

@@ -63,15 +63,22 @@ def find_anchor(owner: griffe.Object, name: str, anchors: dict[str, str]) -> str
 
 def describe_options(owner: griffe.Object, text: str) -> str:
     """Append the range of each option to its line, and to ``**keywords`` the names of the shared options."""
-    for parameter in getattr(owner, "parameters", ()):
-        words = describe_range(parameter.annotation)
+    for option in list_options(owner):
+        words = describe_range(option.annotation)
         if words:
-            text = extend_argument(text, parameter.name, f"{words[0].upper()}{words[1:]}.")
-        if parameter.kind is griffe.ParameterKind.var_keyword and str(parameter.annotation).startswith("Unpack["):
-            shared = owner.modules_collection[parameter.annotation.slice.canonical_path]
+            text = extend_argument(text, option.name, f"{words[0].upper()}{words[1:]}.")
+        if isinstance(option, griffe.Parameter) and str(option.annotation).startswith("Unpack["):
+            shared = owner.modules_collection[option.annotation.slice.canonical_path]
             listed = ", ".join(f"``{name}``" for name in list_fields(shared))
-            text = extend_argument(text, parameter.name, f"These are {listed}.")
+            text = extend_argument(text, option.name, f"These are {listed}.")
     return text
+
+
+def list_options(owner: griffe.Object) -> Iterator[griffe.Parameter | griffe.Attribute]:
+    """Yield the parameters of a function or class, and the fields of a data class or ``TypedDict``."""
+    yield from getattr(owner, "parameters", ())
+    if owner.is_class:
+        yield from (member for member in owner.members.values() if isinstance(member, griffe.Attribute))
 
 
 def list_fields(shared: griffe.Object) -> Iterator[str]:

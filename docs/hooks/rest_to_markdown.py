@@ -13,6 +13,9 @@ FindAnchor = Callable[[str], str | None]
 _DISPLAY = re.compile(r"^(?P<indent> *)\.\. math::(?P<formula>[^\n]*(?:\n\n?(?P=indent) +[^\n]+)*)", re.MULTILINE)
 _INLINE = re.compile(r":math:`([^`]+)`")
 _ROLE = re.compile(r":(?:class|func|meth|mod|attr|data|exc):`~?([^`<]+?)(?:\s*<([^`>]+)>)?`")
+_TABLE = re.compile(
+    r"^(?P<indent> *)(?P<rule>=+(?: +=+)+)\n(?P<head>.*)\n *=+.*\n(?P<rows>(?:(?! *=).*\n)+) *=+.*$", re.MULTILINE
+)
 _LITERAL = re.compile(r"^(?! *\.\. )( *\S.*:):$", re.MULTILINE)
 _ARXIV = re.compile(r"(?<!\[)arXiv:(\d{4}\.\d{4,5})")
 _SECTION = re.compile(r"^(References|Returns|Yields):\n((?:(?:    .*)?(?:\n|\Z))+)", re.MULTILINE)
@@ -46,6 +49,7 @@ def convert(text: str, find_anchor: FindAnchor = lambda name: None) -> str:
         'See [`SAM`][uumamba.optim.SAM].'
     """
     text = re.sub(r"^Example:$", "Examples:", text, flags=re.MULTILINE)
+    text = _TABLE.sub(_convert_table, text)
     text = _LITERAL.sub(r"\1", text)
     text = _SECTION.sub(_convert_section, text)
     text = _DISPLAY.sub(lambda found: _display(found["indent"], found["formula"]), text)
@@ -76,6 +80,21 @@ def to_mathml(formula: str, *, display: bool = False) -> str:
 
 def _pair(sides: Iterator[str], bar: re.Match[str]) -> str:
     return f'<mo form="{next(sides)}" stretchy="false">{bar[1]}</mo>'
+
+
+def _convert_table(found: re.Match[str]) -> str:
+    """Convert a simple table, whose columns are those of its rule."""
+    starts = [column.start() for column in re.finditer(r"=+", found["rule"])]
+    cuts = [slice(start, end) for start, end in zip(starts, [*starts[1:], None], strict=True)]
+    rows: list[list[str]] = []
+    for line in [found["head"], *found["rows"].splitlines()]:
+        cells = [line[len(found["indent"]) :][cut].strip() for cut in cuts]
+        if cells[0]:
+            rows.append(cells)
+        else:  # the row before goes on
+            rows[-1] = [" ".join(filter(None, pair)) for pair in zip(rows[-1], cells, strict=True)]
+    rows.insert(1, ["---"] * len(cuts))
+    return "\n".join(f"{found['indent']}| {' | '.join(row)} |" for row in rows)
 
 
 def _display(indent: str, formula: str) -> str:

@@ -84,3 +84,8 @@ def test_a_colon_in_what_is_returned_is_no_type() -> None:
 
 def test_a_literal_block_ends_its_sentence_with_one_colon() -> None:
     assert convert("The file::\n\n    x = 1") == "The file:\n\n    x = 1"
+
+
+def test_a_table_has_the_columns_of_its_rule() -> None:
+    table = "=====  ===\nname   K\n=====  ===\nA b    1\n       2\nc\n=====  ==="
+    assert convert(table) == "| name | K |\n| --- | --- |\n| A b | 1 2 |\n| c |  |"
