@@ -19,14 +19,14 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
 
 def write_overview(page: str) -> str:
     """Write a table for each heading of a page, one row for each name below it."""
-    lines: list[str] = []
+    lines = ['<div class="overview" markdown="1">']
     for found in _ENTRY.finditer(page):
         if found["group"]:
             lines += ["", f"| {found['group']} | |", "|---|---|"]
         else:
             name = found["path"].rpartition(".")[2]
             lines.append(f"| [`{name}`][{found['path']}] | {find_summary(found['path'])} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", "</div>"])
 
 
 def find_summary(path: str) -> str:

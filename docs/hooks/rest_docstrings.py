@@ -67,8 +67,9 @@ def describe_options(owner: griffe.Object, text: str) -> str:
         words = describe_range(option.annotation)
         if words:
             text = extend_argument(text, option.name, f"{words[0].upper()}{words[1:]}.")
-        if isinstance(option, griffe.Parameter) and str(option.annotation).startswith("Unpack["):
-            shared = owner.modules_collection[option.annotation.slice.canonical_path]
+        typed = option.annotation
+        if isinstance(typed, griffe.ExprSubscript) and typed.canonical_path == "typing.Unpack":
+            shared = owner.modules_collection[str(getattr(typed.slice, "canonical_path", ""))]
             listed = ", ".join(f"``{name}``" for name in list_fields(shared))
             text = extend_argument(text, option.name, f"These are {listed}.")
     return text

@@ -72,7 +72,7 @@ def test_keys_of_a_typed_dict_include_those_of_its_bases(package: griffe.Module)
 
 def test_an_overview_lists_the_names_below_it() -> None:
     page = f"# x\n\n{MARK}\n\n## Operators\n\n::: uumamba.ops.selective_scan.selective_scan\n"
-    assert on_page_markdown(page).splitlines()[3:6] == [
+    assert on_page_markdown(page).splitlines()[4:7] == [
         "| Operators | |",
         "|---|---|",
         "| [`selective_scan`][uumamba.ops.selective_scan.selective_scan] | Compute a state-space model with "
