@@ -50,7 +50,6 @@ def find_anchors(package: griffe.Module) -> dict[str, str]:
 
 def find_anchor(owner: griffe.Object, name: str, anchors: dict[str, str]) -> str | None:
     """Find the entry of a name that a docstring of ``owner`` mentions."""
-    name = name.removeprefix("~")
     path = name
     if not name.startswith("uumamba."):
         try:

@@ -12,7 +12,7 @@ FindAnchor = Callable[[str], str | None]
 
 _DISPLAY = re.compile(r"^(?P<indent> *)\.\. math::(?P<formula>[^\n]*(?:\n\n?(?P=indent) +[^\n]+)*)", re.MULTILINE)
 _INLINE = re.compile(r":math:`([^`]+)`")
-_ROLE = re.compile(r":(?:class|func|meth|mod|attr|data|exc):`~?([^`<]+?)(?:\s*<([^`>]+)>)?`")
+_ROLE = re.compile(r":(?:class|func|meth|mod|attr|data|exc):`([^`<]+?)(?:\s*<([^`>]+)>)?`")
 _TABLE = re.compile(
     r"^(?P<indent> *)(?P<rule>=+(?: +=+)+)\n(?P<head>.*)\n *=+.*\n(?P<rows>(?:(?! *=).*\n)+) *=+.*$", re.MULTILINE
 )
@@ -106,8 +106,11 @@ def _entity(found: re.Match[str]) -> str:
 
 
 def _link(name: str, target: str, find_anchor: FindAnchor) -> str:
-    anchor, title = find_anchor(target), name if name != target else name.rpartition(".")[2]
-    return f"[`{title}`][{anchor}]" if anchor else f"`{title}`"
+    """Link to an entry by its last name; ``~`` shortens a name without an entry, as in Sphinx."""
+    anchor, short = find_anchor(target.removeprefix("~")), name.rpartition(".")[2]
+    if anchor is not None:
+        return f"[`{short}`][{anchor}]"
+    return f"`{short if name.startswith('~') else name}`"
 
 
 def _convert_section(found: re.Match[str]) -> str:
