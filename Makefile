@@ -28,9 +28,9 @@ types: $(VENV)/.installed-test
 	$(BIN)/python -m mypy
 
 doctest: $(VENV)/.installed-test
-	$(PARALLEL) --doctest-modules uumamba data_prep $(ARGS)
+	$(PARALLEL) --doctest-modules uumamba data_prep docs/hooks $(ARGS)
 
-docs: $(VENV)/.installed-docs
+docs: $(VENV)/.installed-test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir build/docs $(ARGS)
 
 image:
@@ -50,12 +50,8 @@ $(VENV)/.installed: $(INPUTS)
 
 $(VENV)/.installed-test: $(INPUTS)
 	$(call create-venv)
-	$(PIP_INSTALL) '.[test]'
+	$(PIP_INSTALL) '.[test,docs]'
 	touch $(VENV)/.installed $@
-
-$(VENV)/.installed-docs: $(VENV)/.installed-test
-	$(PIP_INSTALL) '.[docs]'
-	touch $@
 
 # Some systems split ensurepip from Python; there the pip at hand puts one into the environment.
 define create-venv
