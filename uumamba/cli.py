@@ -464,12 +464,21 @@ def demo(
     overrides: SetOption = None,
     workers: WorkersOption = 2,
 ) -> None:
-    """Run all stages on a phantom, in minutes on two cores."""
+    """Run all stages on a phantom, in minutes on two cores.
+
+    OUT gets the page report.html and the picture overlay.png.
+    """
     from uumamba.config import read_config
+    from uumamba.pipelines.demo import PICTURE_NAME
     from uumamba.pipelines.demo import demo as run_demo
 
     result = run_demo(read_config(config, overrides or ()), out=out, workers=workers, say=_say)
     _show_scores(result)
+    typer.echo(f"picture: {out / PICTURE_NAME}")
+    typer.echo(
+        "next: open both; then segment a scan (uumamba predict acdc --input SCAN --out predictions), or train on scans "
+        "of your own (uumamba run folder_2d --raw SCANS --out runs/mine)"
+    )
 
 
 @app.command(epilog="Example: uumamba doctor --folder prepared")
