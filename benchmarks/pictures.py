@@ -1,7 +1,7 @@
 """Pictures of the README: a heart with its outlines, and the demo's report.
 
-Both are made from the output of ``uumamba demo``, which runs first if the folder is empty. The report is photographed by
-a headless Chromium.
+Both are made from the output of ``uumamba demo``, which runs first if the folder is empty. A headless Chromium
+photographs the report.
 
 python -m benchmarks.pictures --demo runs/demo --out docs/pictures
 """

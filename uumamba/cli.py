@@ -481,14 +481,15 @@ def demo(
     )
 
 
-@app.command(epilog="Example: uumamba doctor --folder prepared")
+@app.command(epilog="Example: uumamba doctor --folder prepared\n\nFor a report of a fault: uumamba doctor --json")
 def doctor(
     folder: Annotated[Path, typer.Option(help="Folder for prepared cases; its disk is measured.")] = (Path()),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, without paths and names.")] = False,
 ) -> None:
     """Show the machine, its scan backends, and the limit of training."""
     from uumamba.doctor.examine import examine
 
-    examine(folder)
+    examine(folder, as_json=as_json)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
