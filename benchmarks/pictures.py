@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from uumamba.config import read_config
@@ -35,9 +36,11 @@ FULL_NAMES = {"RV": "right ventricle (RV)", "MYO": "myocardium (MYO)", "LV": "le
 PHASE_NAMES = {"ED": "end-diastole (ED)", "ES": "end-systole (ES)"}
 BACKGROUND, INK = "#16191d", "#f1f3f5"
 MARGIN_MM = 30.0
-REPORT_SIZE = (1100, 1060)
-COLOURS = 128
-"""Colours of the stored pictures, so that a picture stays below 200 kB."""
+REPORT_SIZE = (1000, 880)
+GREYS, COLOURS = 96, 96
+"""Sizes of the palette of a stored picture, so that it stays below 200 kB."""
+GREY_SPREAD = 24
+"""Largest difference of the channels of a grey pixel."""
 
 
 def main(given: Sequence[str] | None = None) -> None:
@@ -64,7 +67,7 @@ def draw_heart(run: Path) -> bytes:
     manifest = Manifest.read(run / "prepared" / MANIFEST_NAME)
     predictions, structures = find_predictions(run / "predictions"), manifest.structures
     colours = assign_colours(list(structures), manifest.colours)
-    figure = Figure(figsize=(11.0, 5.6), dpi=100, facecolor=BACKGROUND)
+    figure = Figure(figsize=(9.6, 5.6), dpi=100, facecolor=BACKGROUND)
     for position, case in enumerate(_find_frames(run, manifest)):
         axes = figure.add_axes((0.005 + 0.5 * position, 0.09, 0.49, 0.83))
         _draw_middle_slice(axes, load_overlay_case(manifest, predictions, case.case_id), structures, colours)
@@ -113,11 +116,11 @@ def _name_structures(figure: Figure, colours: Mapping[str, str]) -> None:
     """Write the legend in one line below the panels."""
     entries = [(FULL_NAMES.get(name, name), colour, "-") for name, colour in colours.items()]
     for number, (text, colour, line) in enumerate([*entries, ("label", "white", "--")]):
-        begin = 0.05 + 0.245 * number
+        begin = 0.015 + 0.27 * number
         axes = figure.add_axes((begin, 0.03, 0.03, 0.03))
         axes.plot((0, 1), (0, 0), color=colour, linewidth=3 if line == "-" else 1.5, linestyle=line)
         axes.set_axis_off()
-        figure.text(begin + 0.038, 0.034, text, color=INK, fontsize=12.5, va="bottom")
+        figure.text(begin + 0.038, 0.034, text, color=INK, fontsize=12, va="bottom")
 
 
 def photograph(page: Path, size: tuple[int, int]) -> bytes:
@@ -143,10 +146,24 @@ def photograph(page: Path, size: tuple[int, int]) -> bytes:
 
 
 def reduce_colours(png: bytes) -> bytes:
-    """Store a picture with a palette."""
-    with Image.open(io.BytesIO(png)) as picture, io.BytesIO() as stream:
-        picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
+    """Store a picture with a palette: some entries for greys, others for the few coloured pixels."""
+    with Image.open(io.BytesIO(png)) as opened, io.BytesIO() as stream:
+        picture = opened.convert("RGB")
+        pixels = np.asarray(picture).reshape(-1, 3)
+        is_grey = np.ptp(pixels.astype(np.int16), axis=1) <= GREY_SPREAD
+        entries = [*_find_palette(pixels[is_grey], GREYS), *_find_palette(pixels[~is_grey], COLOURS)]
+        palette = Image.new("P", (1, 1))
+        palette.putpalette(entries)
+        picture.quantize(palette=palette, dither=Image.Dither.NONE).save(stream, "PNG", optimize=True)
         return stream.getvalue()
+
+
+def _find_palette(pixels: NDArray[np.uint8], size: int) -> list[int]:
+    """Find at most ``size`` colours that stand for the pixels."""
+    if not len(pixels):
+        return []
+    found = Image.fromarray(pixels[None]).quantize(size).getpalette()
+    return list(found or ())[: 3 * size]
 
 
 if __name__ == "__main__":
