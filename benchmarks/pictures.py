@@ -1,4 +1,4 @@
-"""Pictures of the README: a heart with its outlines, and the demo's report.
+"""Pictures of the README: a heart with outlines, and a report.
 
 Both are made from the output of ``uumamba demo``, which runs first if the folder is empty. A headless Chromium
 photographs the report.
@@ -63,7 +63,7 @@ def main(given: Sequence[str] | None = None) -> None:
 
 @draw_style()
 def draw_heart(run: Path) -> bytes:
-    """Draw the middle slice at ED and ES of the patient with the median Dice."""
+    """Draw the middle slice of a typical patient at ED and ES."""
     manifest = Manifest.read(run / "prepared" / MANIFEST_NAME)
     predictions, structures = find_predictions(run / "predictions"), manifest.structures
     colours = assign_colours(list(structures), manifest.colours)
@@ -80,7 +80,7 @@ def draw_heart(run: Path) -> bytes:
 
 
 def _find_frames(run: Path, manifest: Manifest) -> list[Case]:
-    """Find the frames at ED and ES of the patient of the median case."""
+    """Find the frames of the median case's patient, ED first."""
     picked = pick_cases(read_scores(run / SCORES_NAME))
     patient = manifest.by_id(picked.get("median") or next(iter(picked.values()))).patient_id
     return sorted(
@@ -92,7 +92,7 @@ def _find_frames(run: Path, manifest: Manifest) -> list[Case]:
 def _draw_middle_slice(
     axes: Axes, case: OverlayCase, structures: Mapping[str, int], colours: Mapping[str, str]
 ) -> None:
-    """Draw the slice in the middle of the heart, with outlines of prediction and label."""
+    """Draw the middle slice with outlines of prediction and label."""
     order, flips = find_display_order(case.affine, case.spacing_mm)
     image, prediction, label = (reorient(array, order, flips) for array in (case.image, case.prediction, case.label))
     row_mm, column_mm = (case.spacing_mm[axis] for axis in order[1:])
@@ -124,7 +124,7 @@ def _name_structures(figure: Figure, colours: Mapping[str, str]) -> None:
 
 
 def photograph(page: Path, size: tuple[int, int]) -> bytes:
-    """Photograph the top of an HTML page with a headless browser, without network.
+    """Photograph the top of an HTML page with a headless browser.
 
     Raises:
         UsageError: no browser is installed.
@@ -146,7 +146,10 @@ def photograph(page: Path, size: tuple[int, int]) -> bytes:
 
 
 def reduce_colours(png: bytes) -> bytes:
-    """Store a picture with a palette: some entries for greys, others for the few coloured pixels."""
+    """Store a picture with a palette.
+
+    Greys and the few coloured pixels have entries of their own.
+    """
     with Image.open(io.BytesIO(png)) as opened, io.BytesIO() as stream:
         picture = opened.convert("RGB")
         pixels = np.asarray(picture).reshape(-1, 3)

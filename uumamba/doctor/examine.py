@@ -82,7 +82,10 @@ def examine(folder: Path | str = ".", *, as_json: bool = False) -> None:
 
 
 def _describe(disk: DiskRate) -> dict[str, Any]:
-    """Return everything that is printed as JSON values; no path and no name of the user."""
+    """Describe machine, scans and rates as JSON values.
+
+    Paths and names are left out.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     rate = measure_training(device)
     return {
