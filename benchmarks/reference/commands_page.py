@@ -99,7 +99,10 @@ def _describe_parameter(name: str, default: Any, annotation: Any, info: Paramete
 
 
 def _list_names(info: ParameterInfo) -> list[str]:
-    """List the names that an option declares; typer keeps the first one as a default."""
+    """List the names that an option declares.
+
+    Typer keeps the first one as a default.
+    """
     declared = [info.default, *(info.param_decls or ())]
     return [each for each in declared if isinstance(each, str) and each.startswith("--")]
 

@@ -1,4 +1,7 @@
-"""Sections of a configuration with all their keys, as models and registry declare them."""
+"""Sections of a configuration with all their keys.
+
+They are found in the models of :mod:`uumamba.config` and in the registry.
+"""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -97,7 +100,7 @@ def _list_model(model: type[BaseModel], path: str, level: int) -> Iterator[Secti
 
 
 def _list_kind(kind: str, paths: tuple[str, ...], level: int) -> Iterator[Section]:
-    """Yield the section of a kind with the keys of all its parts, then those of some."""
+    """Yield a kind's section with keys of all parts, then of some."""
     rules, title = KINDS[kind], " and ".join(paths)
     tables = {name: list_part_keys(kind, name, paths) for name in rules.parts}
     shared = _share_keys(list(tables.values()))
@@ -130,7 +133,10 @@ def list_part_keys(kind: str, name: str, paths: Sequence[str]) -> list[Key]:
 
 
 def _share_keys(tables: Sequence[Sequence[Key]]) -> list[Key]:
-    """List the keys that all tables have with the same values and default, each with its longest meaning."""
+    """List the keys that all tables have with the same values and default.
+
+    Each has its longest meaning.
+    """
     shared = []
     for key in tables[0]:
         found = [each for table in tables for each in table if (each.paths, each.values) == (key.paths, key.values)]
@@ -140,7 +146,7 @@ def _share_keys(tables: Sequence[Sequence[Key]]) -> list[Key]:
 
 
 def _find_nested(kind: str, paths: Sequence[str]) -> dict[str, list[str]]:
-    """Find the kinds of a kind's options, with the paths of these options."""
+    """Find the kinds of a kind's options, with the options' paths."""
     found: dict[str, list[str]] = {}
     for name in KINDS[kind].parts:
         for key, option in list_options(kind, name).items():
@@ -188,7 +194,7 @@ def _is_model(annotation: Any) -> bool:
 
 
 def summarize(made: Any) -> str:
-    """Return the first line of a docstring, without the verb of a function that makes something."""
+    """Return the first line of a docstring, without a function's verb."""
     return clean(VERBS.sub("", (getdoc(made) or "").partition("\n\n")[0]))
 
 
