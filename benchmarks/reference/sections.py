@@ -133,7 +133,7 @@ def list_part_keys(kind: str, name: str, paths: Sequence[str]) -> list[Key]:
 
 
 def _share_keys(tables: Sequence[Sequence[Key]]) -> list[Key]:
-    """List the keys that all tables have with the same values and default.
+    """List keys that all tables have with equal values and default.
 
     Each has its longest meaning.
     """
