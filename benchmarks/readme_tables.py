@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.front_table import NOTE, make_front_rows, read_card
+from benchmarks.front_table import describe_front, make_front_rows, read_card
 from benchmarks.marked_text import fill_markers, make_markers
 from benchmarks.result_file import RESULTS, ROOT, find_changed_configs, read_result
 from benchmarks.result_pages import make_result_pages
@@ -49,8 +49,9 @@ def make_pages(readme: Path, docs: Path, results: Mapping[Path, Mapping[str, Any
     """
     text = readme.read_text(encoding="utf-8")
     if any(marker in text for marker in make_markers(FRONT)):
-        rows = list(make_front_rows({path.stem: result for path, result in results.items()}, read_card()))
-        text = fill_markers(text, FRONT, f"\n{format_table(rows)}\n{NOTE}\n")
+        by_name = {path.stem: result for path, result in results.items()}
+        table = format_table(list(make_front_rows(by_name, read_card())))
+        text = fill_markers(text, FRONT, f"\n{table}\n{describe_front(by_name)}\n")
     by_method = {docs / path.name: page for path, page in make_page(results).items()}
     return {readme: text} | make_result_pages(results, docs) | by_method
 
