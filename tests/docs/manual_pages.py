@@ -1,7 +1,7 @@
 """Pages of the manual: code fences, links, pictures and anchors."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from itertools import pairwise
@@ -32,8 +32,20 @@ class Fence:
         """Whether its title says that it needs something that a test has not."""
         return self.title.startswith("needs")
 
+    @property
+    def is_file(self) -> bool:
+        """Whether its title is the name of a file that it is the text of."""
+        return re.fullmatch(r"[\w-]+\.(yaml|csv|json|py)", self.title) is not None
+
     def __str__(self) -> str:
         return f"{self.page}:{self.line}"
+
+
+def write_files(fences: Iterable[Fence], folder: Path) -> None:
+    """Write the fences that are files into a folder."""
+    for fence in fences:
+        if fence.is_file:
+            (folder / fence.title).write_text(fence.text, encoding="utf-8")
 
 
 def list_pages(repository: Path) -> list[str]:

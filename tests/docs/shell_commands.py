@@ -89,7 +89,9 @@ def check_command(command: Sequence[str]) -> None:
     program, *arguments = (re.sub(r"\$\{?\w+\}?", "1", word) for word in command)
     if program == "torchrun":
         options = get_args_parser().parse_args(arguments)
-        assert options.module, f"torchrun without -m: {command}"
+        if not options.module:
+            assert Path(options.training_script).is_file(), f"{options.training_script}: no fence has this title"
+            return
         arguments = ["-m", options.training_script, *options.training_script_args]
     if program == "uumamba":
         _check_verb(arguments)

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from tests.conftest import REPOSITORY
-from tests.docs.manual_pages import SHELL, Fence, list_broken_links, list_pages, read_fences
+from tests.docs.manual_pages import SHELL, Fence, list_broken_links, list_pages, read_fences, write_files
 from tests.docs.shell_commands import check_command, list_commands
 from uumamba.config import read_config
 from uumamba.runtime.errors import UumambaError
@@ -28,17 +28,10 @@ def of_language(*languages: str) -> list[Fence]:
     return [fence for fence in FENCES if fence.language in languages]
 
 
-def write_titled(fences: list[Fence], folder: Path) -> None:
-    """Write the fences whose title is a file name."""
-    for fence in fences:
-        if re.fullmatch(r"[\w-]+\.(yaml|csv|json|py)", fence.title):
-            (folder / fence.title).write_text(fence.text, encoding="utf-8")
-
-
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_of_a_page_is_understood(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fences = read_fences(REPOSITORY, page)
-    write_titled(fences, tmp_path)
+    write_files(fences, tmp_path)
     monkeypatch.chdir(tmp_path)
     for fence in fences:
         for command in list_commands(fence.text) if fence.language in SHELL else ():
@@ -58,16 +51,17 @@ def test_python_of_a_page_that_needs_nothing_runs_in_order(
     monkeypatch.chdir(tmp_path)
     names = {"__name__": "__main__"}
     for fence in read_fences(REPOSITORY, page):
-        if fence.language == "python" and not fence.is_only_parsed and not NEEDS_FILES.search(fence.text):
+        is_run = fence.language == "python" and not fence.is_only_parsed and not fence.is_file
+        if is_run and not NEEDS_FILES.search(fence.text):
             exec(compile(fence.text, str(fence), "exec"), names)
 
 
 @pytest.mark.parametrize("fence", of_language("yaml"), ids=str)
 def test_yaml_of_a_page_is_a_configuration(fence: Fence, tmp_path: Path) -> None:
     given = yaml.safe_load(fence.text)
-    if {"dataset", "net", "training"} <= given.keys():
-        (tmp_path / "whole.yaml").write_text(fence.text, encoding="utf-8")
-        read_config(tmp_path / "whole.yaml")
+    if fence.is_file:
+        write_files([fence], tmp_path)
+        read_config(tmp_path / fence.title)
     elif not fence.is_only_parsed:
         for section in BY_KEY:
             if isinstance(given.get(section), dict):
