@@ -66,6 +66,7 @@ def run_phantom_command(
     description: str,
     cases: int,
     has_test_cases: bool = False,
+    noun: str = "cases",
 ) -> int:
     """Write a phantom from the shell, and return the exit code.
 
@@ -76,22 +77,24 @@ def run_phantom_command(
         description: first sentence of the help.
         cases: default number of cases.
         has_test_cases: whether ``write`` takes ``test_cases``.
+        noun: plural of what is counted; ``"patients"`` where ``write`` takes ``patients`` and ``test_patients``.
     """
     parser = argparse.ArgumentParser(
         prog=f"python -m {module}",
         description=description,
-        epilog=f"Example: python -m {module} phantom --cases {cases} --seed 0 --workers 2",
+        epilog=f"Example: python -m {module} phantom --{noun} {cases} --seed 0 --workers 2",
     )
     parser.add_argument("folder", metavar="out", type=Path, help="output folder; empty, or with the same phantom")
-    parser.add_argument("--cases", type=int, default=cases, help=f"number of cases (default: {cases})")
-    parser.add_argument("--seed", type=int, default=0, help="another seed gives other cases (default: 0)")
+    parser.add_argument(f"--{noun}", type=int, default=cases, help=f"number of {noun} (default: {cases})")
+    parser.add_argument("--seed", type=int, default=0, help=f"another seed gives other {noun} (default: 0)")
     parser.add_argument("--workers", type=int, default=0, help="worker processes; 0 uses this process (default: 0)")
     if has_test_cases:
-        parser.add_argument("--test-cases", type=int, default=0, help="further cases for the test set (default: 0)")
+        further = f"further {noun} for the test set (default: 0)"
+        parser.add_argument(f"--test-{noun}", type=int, default=0, help=further)
     options = vars(parser.parse_args(arguments))
 
     def work() -> list[CaseError]:
-        write(**options, progress=print_progress("cases", every=1))
+        write(**options, progress=print_progress(noun, every=1))
         return []
 
     return run_command(work)

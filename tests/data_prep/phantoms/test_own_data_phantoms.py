@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from data_prep.phantoms.heart.__main__ import main as write_hearts
 from data_prep.phantoms.lesions.__main__ import main as write_lesions
 from data_prep.phantoms.lesions.lesion_phantom import draw_lesions, write_lesion_phantom
 from data_prep.phantoms.pictures.__main__ import main as write_pictures
@@ -70,3 +71,10 @@ def test_masks_are_0_and_255_and_no_threshold_finds_the_cells(tmp_path: Path) ->
         2 * np.sum((picture > level) & cells) / (np.sum(picture > level) + np.sum(cells)) for level in range(256)
     )
     assert best < 0.8
+
+
+def test_the_command_of_hearts_counts_patients(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert write_hearts([str(tmp_path / "hearts"), "--patients", "1", "--test-patients", "1"]) == 0
+    assert capsys.readouterr().out == "patients: 1 of 2\npatients: 2 of 2\n"
+    folders = sorted(path.relative_to(tmp_path / "hearts").as_posix() for path in (tmp_path / "hearts").glob("*/*"))
+    assert folders == ["testing/patient002", "training/patient001"]
