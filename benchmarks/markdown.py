@@ -48,8 +48,8 @@ def convert_markup(text: str) -> str:
 
 def _convert_formula(code: str) -> str:
     without = re.sub(r"\|(\w+)\|", r"abs(\1)", re.sub(r"\\sqrt\{(\w+)\}", r"√\1", code))
-    return re.sub(r"\\(lambda|gamma|rho|eta|sigma|alpha|beta)\b|\\(rho)(?=_)", _find_letter, without)
+    return re.sub(r"\\([a-z]+)", lambda found: _find_letter(found[1]), without)
 
 
-def _find_letter(found: re.Match[str]) -> str:
-    return lookup(f"GREEK SMALL LETTER {GREEK_NAMES.get(name := found[1] or found[2], name.upper())}")
+def _find_letter(name: str) -> str:
+    return lookup(f"GREEK SMALL LETTER {GREEK_NAMES.get(name, name.upper())}")

@@ -226,7 +226,7 @@ def clean(text: str) -> str:
     """Return a docstring's text as one line of Markdown, with YAML's constants."""
     words = convert_markup(" ".join(text.split())).replace("`docs/reference/scan_folders.md`", LAYOUTS)
     words = re.sub(r"\b(None|True|False)\b", lambda found: PYTHON[found[0]], words)
-    first = words.partition(" ")[0]
+    first = words.partition(" ")[0].rstrip(".,:")
     return words[:1].upper() + words[1:] if first.islower() and (len(first) > 1 or first == "a") else words
 
 
