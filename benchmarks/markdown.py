@@ -2,6 +2,10 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from unicodedata import lookup
+
+GREEK_NAMES = {"lambda": "LAMDA"}
+"""Names of letters in Unicode that differ from those in LaTeX."""
 
 
 def make_table(header: Sequence[str], lines: Iterable[Sequence[str]], *, numbers: Sequence[bool] = ()) -> str:
@@ -28,11 +32,24 @@ def make_anchor(title: str) -> str:
 
 
 def convert_markup(text: str) -> str:
-    """Convert a docstring's roles and double backticks to inline code.
+    r"""Convert a docstring's roles and double backticks to inline code.
+
+    Formulas are written in Unicode. Code has no vertical bar, which a table would need escaped in some programs only.
 
     Example:
         >>> convert_markup("``null`` for none; see :class:`~uumamba.optim.SAM`")
         '`null` for none; see `uumamba.optim.SAM`'
+        >>> convert_markup(r"added to :math:`|w|` by :math:`\rho_x \sqrt{n}`")
+        'added to `abs(w)` by `ρ_x √n`'
     """
     plain = re.sub(r":\w+(?::\w+)?:`~?([^`]*)`", r"`\1`", text)
-    return re.sub(r"``(.*?)``", r"`\1`", plain)
+    return re.sub("`(.*?)`", lambda found: f"`{_convert_formula(found[1])}`", re.sub(r"``(.*?)``", r"`\1`", plain))
+
+
+def _convert_formula(code: str) -> str:
+    without = re.sub(r"\|(\w+)\|", r"abs(\1)", re.sub(r"\\sqrt\{(\w+)\}", r"√\1", code))
+    return re.sub(r"\\([a-z]+)", lambda found: _find_letter(found[1]), without)
+
+
+def _find_letter(name: str) -> str:
+    return lookup(f"GREEK SMALL LETTER {GREEK_NAMES.get(name, name.upper())}")

@@ -55,7 +55,8 @@ class Parameter:
     def cells(self) -> tuple[str, ...]:
         """Cells of the parameter's row."""
         names = ", ".join(f"`{name}`" for name in self.names.split("/"))
-        return names, f"`{self.values}`" if self.values else "", self.default, self.meaning
+        values = " or ".join(f"`{value}`" for value in self.values.split("|")) if self.values else ""
+        return names, values, self.default, self.meaning
 
 
 def make_commands_page() -> str:

@@ -5,7 +5,7 @@ They are found in the models of :mod:`uumamba.config` and in the registry.
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from inspect import getdoc
 from textwrap import fill
@@ -24,6 +24,12 @@ from uumamba.config.registry import KINDS
 from uumamba.config.run_config import RunConfig
 
 MAY_BE_AUTO = (SPACING, PATCH, STRIDES, KERNELS)
+PARTS = {
+    "optim.base": "Optimizer of torch that makes the step.",
+    "domain_generalization.perturbation": "Change of the input that makes an unknown domain.",
+    "federated.topology": "Graph of the sites.",
+}
+"""Meanings of keys whose constructors take an object in place of a section."""
 VERBS = re.compile(r"^(Make|Return|List) ")
 LAYOUTS = "[scan folders](scan_folders.md)"
 PYTHON = {"None": "null", "True": "true", "False": "false"}
@@ -103,7 +109,7 @@ def _list_kind(kind: str, paths: tuple[str, ...], level: int) -> Iterator[Sectio
     """Yield a kind's section with keys of all parts, then of some."""
     rules, title = KINDS[kind], " and ".join(paths)
     tables = {name: list_part_keys(kind, name, paths) for name in rules.parts}
-    shared = _share_keys(list(tables.values()))
+    shared = _share_keys(tables)
     about = summarize(load_constructor(kind, rules.only)) if rules.only else ""
     names = {} if rules.only else {name: summarize(load_constructor(kind, name)) for name in rules.parts}
     head = [] if rules.only else [_make_name_key(kind, paths)]
@@ -128,21 +134,25 @@ def list_part_keys(kind: str, name: str, paths: Sequence[str]) -> list[Key]:
         inner = [PartOf(option.nested)] if option.nested else []
         default = "required" if option.default is REQUIRED else format_value(option.default)
         values = _describe(option.annotation, places, inner, is_optional=option.default is None)
-        keys.append(Key(places, values, default, clean(meanings[key])))
+        keys.append(Key(places, values, default, PARTS.get(places[0], clean(meanings[key]))))
     return keys
 
 
-def _share_keys(tables: Sequence[Sequence[Key]]) -> list[Key]:
-    """List keys that all tables have with equal values and default.
+def _share_keys(tables: Mapping[str, Sequence[Key]]) -> list[Key]:
+    """List keys that most tables have, with equal values and default.
 
-    Each has its longest meaning.
+    Each has its longest meaning; names of tables without the key follow.
     """
-    shared = []
-    for key in tables[0]:
-        found = [each for table in tables for each in table if (each.paths, each.values) == (key.paths, key.values)]
-        if len(found) == len(tables) and len({each.default for each in found}) == 1:
-            shared.append(max(found, key=lambda each: len(each.meaning)))
-    return shared
+    shared: dict[tuple[str, ...], Key] = {}
+    for key in (key for table in tables.values() for key in table):
+        found = {name: each for name, table in tables.items() for each in table if each.paths == key.paths}
+        is_same = len({(each.values, each.default) for each in found.values()}) == 1
+        if is_same and 2 * len(found) > len(tables):
+            longest = max(found.values(), key=lambda each: len(each.meaning))
+            others = " or ".join(f"`{name}`" for name in tables if name not in found)
+            meaning = f"{longest.meaning} Not with {others}." if others else longest.meaning
+            shared.setdefault(key.paths, replace(longest, meaning=meaning))
+    return list(shared.values())
 
 
 def _find_nested(kind: str, paths: Sequence[str]) -> dict[str, list[str]]:
@@ -216,7 +226,7 @@ def clean(text: str) -> str:
     """Return a docstring's text as one line of Markdown, with YAML's constants."""
     words = convert_markup(" ".join(text.split())).replace("`docs/reference/scan_folders.md`", LAYOUTS)
     words = re.sub(r"\b(None|True|False)\b", lambda found: PYTHON[found[0]], words)
-    first = words.partition(" ")[0]
+    first = words.partition(" ")[0].rstrip(".,:")
     return words[:1].upper() + words[1:] if first.islower() and (len(first) > 1 or first == "a") else words
 
 
