@@ -28,7 +28,7 @@ TINY_NET = (
 )
 TINY = (
     "--set training.epochs=1 --set training.batches_per_epoch=1 --set training.batch_size=2 "
-    f"--set training.validate_every=1 --set training.patch_size=[32,32] {TINY_NET}"
+    f"--set training.validate_every=1 --set training.patch_size=[32,32] --set schedule.warmup_epochs=0 {TINY_NET}"
 )
 COARSE = "--set preprocess.spacing_mm=[null,4,4]"
 
@@ -42,7 +42,7 @@ class Smaller:
 
 
 HEARTS = {
-    "python -m data_prep.phantoms.heart": "--patients 20",  # four are held out, the fewest that unlearning takes
+    "python -m data_prep.phantoms.heart": "--patients 5",
     "uumamba prepare": f"--workers 0 {COARSE}",
     "uumamba run": f"--workers 0 {TINY} {COARSE}",
     "uumamba predict": "--no-preview",
@@ -62,9 +62,16 @@ SMALLER = {
     "domain_generalization": Smaller(
         replaced={"epochs = 20": "epochs = 1", "range(3)": "range(1)", "train_ids.tolist()": "train_ids[:20].tolist()"}
     ),
-    "remove_a_patient": Smaller(HEARTS),
+    "remove_a_patient": Smaller(
+        HEARTS | {"python -m data_prep.phantoms.heart": "--patients 20"}  # four are held out, the fewest that it takes
+    ),
     "federated": Smaller(
-        HEARTS | {"python -m data_prep.phantoms.heart": "--patients 10"}, replaced={"rounds=30": "rounds=2"}
+        HEARTS
+        | {
+            "python -m data_prep.phantoms.heart": "--patients 10",  # two of each diagnosis
+            "uumamba run acdc_federated": "--set federated.local_steps=1",
+        },
+        replaced={"rounds=30": "rounds=2"},
     ),
 }
 
