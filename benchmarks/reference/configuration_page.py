@@ -18,7 +18,7 @@ shipped configuration:
 
 ```
 uumamba run acdc_cpu --raw ACDC/database --out runs/acdc
-uumamba run my_settings.yaml --raw ACDC/database --out runs/mine
+uumamba run configs/acdc_cpu.yaml --raw ACDC/database --out runs/acdc
 ```
 
 `--set KEY=VALUE` overrides one key; the key has its section in front, and the value is YAML. The option may be

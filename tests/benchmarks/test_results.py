@@ -90,12 +90,11 @@ def test_the_pages_hold_the_committed_results(capsys: pytest.CaptureFixture[str]
 
 def test_a_changed_figure_fails_the_check_until_the_tables_are_written(generate: Any) -> None:
     for dice in (0.9, 0.8):
-        pages = generate("Hearts", demo=[{"name": "a", "dice": dice, "mean Dice": dice, "method": "a"}])
-        assert (
-            f"## Hearts\n\n| name | dice | mean Dice | method |\n| --- | --: | --: | --- |\n| a | {dice}00 |"
-            in (pages["segmentation.md"])
-        )
-        assert f"| `uumamba demo`, phantom to report: a | 12 held-out phantoms | {dice}00 |" in pages["README.md"]
+        rows = [{"network, optimizer": "a", "mean Dice": dice, "training minutes": 2.0}]
+        pages = generate("Hearts", acdc_cpu=rows)
+        head = "## Hearts\n\n| network, optimizer | mean Dice | training minutes |\n| --- | --: | --: |\n"
+        assert f"{head}| a | {dice}00 | 2.00 |" in pages["segmentation.md"]
+        assert f"| {dice}00 | 2.00 | not measured | not measured |" in pages["README.md"]
     assert pages["README.md"].startswith("before\n")
     assert pages["README.md"].endswith("after\n")
 

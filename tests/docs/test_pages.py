@@ -16,6 +16,7 @@ from uumamba.runtime.errors import UumambaError
 
 PAGES = list_pages(REPOSITORY)
 FENCES = [fence for page in PAGES for fence in read_fences(REPOSITORY, page)]
+FEDERATED = "acdc_federated"
 BASE = "acdc_cpu"
 """Configuration of which a fence shows some keys."""
 BY_KEY = ("training", "dataset", "preprocess", "augment", "inference")
@@ -66,7 +67,8 @@ def test_yaml_of_a_page_is_a_configuration(fence: Fence, tmp_path: Path) -> None
         for section in BY_KEY:
             if isinstance(given.get(section), dict):
                 given |= {f"{section}.{key}": value for key, value in given.pop(section).items()}
-        read_config(BASE, [f"{key}={json.dumps(value)}" for key, value in given.items()])
+        base = FEDERATED if any(key.startswith("federated") for key in given) else BASE
+        read_config(base, [f"{key}={json.dumps(value)}" for key, value in given.items()])
 
 
 @pytest.mark.parametrize("page", PAGES)
