@@ -13,12 +13,11 @@ HEAD = """# Configuration
 
 Written by `python -m benchmarks.reference` from the code.
 
-A configuration is a YAML file that describes one run. Wherever a command asks for CONFIG, give a file or the name of a
-shipped configuration:
+A configuration is a YAML file that describes one run. Wherever a command asks for CONFIG, give the path of a
+file, such as `my_settings.yaml`, or the name of a shipped configuration:
 
 ```
 uumamba run acdc_cpu --raw ACDC/database --out runs/acdc
-uumamba run configs/acdc_cpu.yaml --raw ACDC/database --out runs/acdc
 ```
 
 `--set KEY=VALUE` overrides one key; the key has its section in front, and the value is YAML. The option may be
