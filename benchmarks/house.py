@@ -13,7 +13,7 @@ from functools import cache
 from html import escape
 from pathlib import Path
 
-from benchmarks.readme_tables import fill_markers
+from benchmarks.marked_text import fill_markers
 from benchmarks.result_file import ROOT
 from uumamba.runtime.files import write_text
 
