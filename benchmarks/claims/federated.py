@@ -32,7 +32,8 @@ intervals at 95 %, which are not corrected for their number. Momentum that is ke
 round, is compared once.
 
 The second table has the numbers of each arm, with the factor by which its gossip steps shrank the consensus distance,
-next to its bound lambda^Q. Runs stored in OUT are read, not run again.
+next to its bound lambda^Q. Each finished run is a line of ``runs.jsonl`` in OUT and, after the last, of a file beside
+the JSON table. A run in either file is not repeated, so the queue continues on any machine.
 """
 
 import argparse
@@ -63,6 +64,7 @@ from benchmarks.claims.federated_runs import (
     WORST,
 )
 from benchmarks.claims.intervals import Direction
+from benchmarks.claims.run_log import copy_lines, find_kept_log
 from benchmarks.result_file import write_result
 from benchmarks.scan import print_rows
 
@@ -103,8 +105,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="two seeds, one or two rounds, no trials, in OUT/quick")
     options = parser.parse_args(arguments)
     out = options.out / "quick" if options.quick else options.out
+    kept = None if options.quick else find_kept_log(options.json)
+    copy_lines(kept, out / "runs.jsonl")
     plan = FederatedPlan(out, quick=options.quick, workers=options.workers)
     arms = plan.measure(list_arms())
+    copy_lines(out / "runs.jsonl", kept)
     rows, arm_rows = make_comparison_rows(arms), make_arm_rows(arms)
     print_rows(rows)
     print_rows(arm_rows)

@@ -49,7 +49,7 @@ from benchmarks.claims.heart_contrasts import MEAN_STYLE, STAGES, Contrast, list
 from benchmarks.claims.heart_queue import BASE, Queue
 from benchmarks.claims.heart_runs import CONFIG, perform
 from benchmarks.claims.intervals import FAILS, HOLDS, UNDECIDED
-from benchmarks.claims.run_log import Measured, Run, RunLog, copy_lines
+from benchmarks.claims.run_log import Measured, Run, RunLog, copy_lines, find_kept_log
 from benchmarks.claims.shifted_patients import prepare_styles
 from benchmarks.result_file import write_result
 from benchmarks.scan import print_rows
@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     out, config = options.out / "quick" if options.quick else options.out, BASE.read_config()
     prepared = prepare_patients(options.acdc, out / "prepared", config, training=None, validation=None)
     styles = prepare_styles(prepared, out / "styles", config)
-    kept = None if options.json is None else options.json.with_name(f"{options.json.stem}_runs.jsonl")
+    kept = find_kept_log(options.json)
     copy_lines(kept, out / "runs.jsonl")
     queue = Queue(
         RunLog(out),

@@ -108,6 +108,11 @@ def print_progress(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
+def find_kept_log(table: Path | None) -> Path | None:
+    """Return the file of finished runs beside a table, which is committed with it."""
+    return None if table is None else table.with_name(f"{table.stem}_runs.jsonl")
+
+
 def copy_lines(source: Path | None, target: Path | None) -> None:
     """Add to a log the complete lines of another that it lacks."""
     if source is None or target is None or not source.is_file():
