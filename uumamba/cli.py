@@ -254,7 +254,7 @@ def train(
 @app.command(
     cls=CommandOfInputs,
     epilog="Example: uumamba predict acdc --input scan.nii.gz --out predictions\n\n"
-    "An own model: uumamba predict runs/acdc --input scan.nii.gz other/ --out predictions\n\n"
+    "Your own model: uumamba predict runs/acdc --input scan.nii.gz other/ --out predictions\n\n"
     "A DICOM study: uumamba predict acdc --input study.zip --series 'short axis' --out predictions",
 )
 def predict(
