@@ -165,4 +165,5 @@ def _write_model(request: ForgetRequest, net: nn.Module, target: Path) -> None:
 
 
 def _say(look: Look) -> str:
-    return f"step {look.step}  loss of the patients {look.forget_loss:.4f}  of unseen ones {look.unseen_loss:.4f}"
+    losses = f"loss of the patients {look.forget_loss:.4f}  of unseen ones {look.unseen_loss:.4f}"
+    return f"step {look.step}  {losses}  recognised {len(look.recognised)}"

@@ -17,6 +17,7 @@ from uumamba.optim import SAM, Plain
 from uumamba.pipelines.build import build_augmentation, build_dataset, build_loss
 from uumamba.pipelines.forgetting.case_measures import CaseMeasures
 from uumamba.pipelines.forgetting.forget_request import ForgetRequest
+from uumamba.pipelines.forgetting.recognised_cases import find_recognised
 from uumamba.pipelines.forgetting.relative_loss import measure_unseen
 from uumamba.pipelines.jobs import replace_seed
 from uumamba.runtime.network import batch_to_device
@@ -55,7 +56,7 @@ class ForgettingOptions:
         retain_weight: weight of the retain loss, which is the run's own.
         learning_rate: of the run's base optimizer, which decays to 0 over the steps; None for the run's.
         steps: number of steps; None for a fifth of those of the run's training.
-        looks: looks at whole cases during the steps, for the page.
+        looks: looks at whole cases during the steps; between two of them the same cases are pushed.
     """
 
     method: Literal["NPO", "GradientDifference"] = "NPO"
@@ -65,7 +66,7 @@ class ForgettingOptions:
     retain_weight: NonNegative = 12.0
     learning_rate: Positive | None = None
     steps: PositiveInt | None = None
-    looks: PositiveInt = 6
+    looks: PositiveInt = 20
 
 
 @dataclass(frozen=True)
@@ -76,11 +77,13 @@ class Look:
         step: number of steps before it.
         forget_loss: mean loss of the cases to forget.
         unseen_loss: mean loss of unseen cases.
+        recognised: the cases to forget that are pushed until the next look.
     """
 
     step: int
     forget_loss: float
     unseen_loss: float
+    recognised: tuple[str, ...]
 
 
 def forget_patients(
@@ -95,13 +98,15 @@ def forget_patients(
     r"""Unlearn the patients of a request.
 
     Each step descends on the forget loss of unchanged patches of the patients to forget, and on the run's own loss of
-    augmented patches of the others. The loss weights that the run learned are fixed. NPO's reference is 1, the relative
-    loss :math:`r` (:class:`RelativeLoss`) of a typical unseen patch,
+    augmented patches of the others. The loss weights that the run learned are fixed. Each look lists the cases that are
+    still recognised (:func:`find_recognised`); only their patches are drawn until the next one, and without any a step
+    is one of the run's own loss alone. NPO's reference is 1, the relative loss :math:`r` (:class:`RelativeLoss`) of a
+    typical unseen patch,
 
     .. math:: l_f = -\frac{2}{\beta B} \sum_i \log \sigma\big(\beta\, (r_i - 1)\big)
 
-    so that a patch is pushed while it is recognised. Pushed further, it could be recognised by a loss that is too high,
-    and unseen patients would lose Dice. The rate begins as in the training and decays to 0: a lower one forgets less,
+    so that a patch is pushed while it is recognised. Pushed further, patients could be recognised by a loss that is too
+    high, and unseen ones would lose Dice. The rate begins as in the training and decays to 0: a lower one forgets less,
     and the decay returns the Dice that a high one costs.
 
     Args:
@@ -122,15 +127,19 @@ def forget_patients(
     unseen = islice(_stream_patches(request, unseen_ids, "unseen", augmented=False, device=device), REFERENCE_BATCHES)
     step, optimizer = _build_step(request, options, net, unseen, device), _build_optimizer(request, options, net)
     schedule = poly(optimizer, total_steps=steps)
-    forget = _stream_patches(request, request.forget_ids, "forget", augmented=False, device=device)
     retain = _stream_patches(request, request.retain_ids, "retain", augmented=True, device=device)
     looks: list[Look] = []
     for number in range(steps + 1):
         if number % math.ceil(steps / options.looks) == 0 or number == steps:
             looks.append(_look(measures, net.eval(), number, request.forget_ids, unseen_ids))
             on_look(looks[-1])
+            pushed = looks[-1].recognised
+            forget = _stream_patches(request, pushed, f"forget {number}", augmented=False, device=device)
         if number < steps:
-            step(net.train(), optimizer, [next(forget)], [next(retain)])
+            if pushed:
+                step(net.train(), optimizer, [next(forget)], [next(retain)])
+            else:
+                optimizer.step(partial(step.retain_loss, net.train(), next(retain)))
             schedule.step()
     return net.eval(), looks
 
@@ -196,4 +205,5 @@ def _stream_patches(
 def _look(measures: CaseMeasures, net: nn.Module, step: int, forget: Sequence[str], unseen: Sequence[str]) -> Look:
     found = measures.measure(net, [*forget, *unseen])
     forget_loss, unseen_loss = (fmean(found[case_id].loss for case_id in ids) for ids in (forget, unseen))
-    return Look(step, forget_loss, unseen_loss)
+    recognised = find_recognised({case_id: found[case_id] for case_id in forget}, [found[each] for each in unseen])
+    return Look(step, forget_loss, unseen_loss, tuple(recognised))
