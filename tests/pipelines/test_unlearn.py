@@ -13,8 +13,10 @@ import torch
 from tests.pipelines.run_files import MakeConfig, Refused, contents, read_json
 from uumamba.data.prepared import PreparedFolder
 from uumamba.evaluation.unlearning_page import render_unlearning_page
+from uumamba.pipelines.forgetting.case_measures import CaseMeasures
+from uumamba.pipelines.forgetting.forget_request import read_request
 from uumamba.pipelines.forgetting.forgetting_evidence import AttackOptions, draw_findings
-from uumamba.pipelines.forgetting.forgetting_run import ForgettingOptions
+from uumamba.pipelines.forgetting.forgetting_run import ForgettingOptions, forget_patients
 from uumamba.pipelines.models import load_predictor
 from uumamba.pipelines.train import train
 from uumamba.pipelines.unlearn import unlearn_patients
@@ -85,6 +87,19 @@ def test_the_evidence_compares_four_models(unlearned: Path) -> None:
     assert found["findings"]["was_recognised"] is found["findings"]["is_forgotten"] is None  # of a single patient
     dice = {name: model["dice"]["unseen"] for name, model in found["models"].items()}
     assert found["findings"]["dice_drop"] == pytest.approx(dice["before"] - dice["after"])
+
+
+def test_without_a_recognised_case_the_steps_are_those_of_the_runs_own_loss(run: Path, tmp_path: Path) -> None:
+    request = read_request(run, patients=["patient002"], data=None, out=tmp_path)
+    measures, trained = CaseMeasures(request), request.load_net().state_dict()
+    nets = []
+    for method in ("NPO", "GradientDifference"):
+        options = ForgettingOptions(method=method, steps=2, looks=2, learning_rate=0.01)
+        net, looks = forget_patients(request, options, measures, unseen_ids=request.forget_ids)
+        assert [look.recognised for look in looks] == [(), (), ()]
+        nets.append(net.state_dict())
+    assert all(torch.equal(value, nets[1][name]) for name, value in nets[0].items())
+    assert any(not torch.equal(value, trained[name]) for name, value in nets[0].items())
 
 
 def test_the_page_says_what_was_measured_and_promises_nothing_more(unlearned: Path) -> None:
