@@ -66,7 +66,7 @@ class ForgettingOptions:
     retain_weight: NonNegative = 12.0
     learning_rate: Positive | None = None
     steps: PositiveInt | None = None
-    looks: PositiveInt = 20
+    looks: PositiveInt = 10
 
 
 @dataclass(frozen=True)
