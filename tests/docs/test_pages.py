@@ -11,13 +11,14 @@ import yaml
 from tests.conftest import REPOSITORY
 from tests.docs.manual_pages import SHELL, Fence, list_broken_links, list_pages, read_fences, write_files
 from tests.docs.shell_commands import check_command, list_commands
-from uumamba.config import read_config
+from tests.docs.tutorial_sizes import shorten
+from uumamba.config import read_config, shipped_configs
 from uumamba.runtime.errors import UumambaError
 
 PAGES = list_pages(REPOSITORY)
 FENCES = [fence for page in PAGES for fence in read_fences(REPOSITORY, page)]
 BASE = "acdc_cpu"
-"""Configuration of which a fence shows some keys."""
+"""Configuration of which a fence shows some keys, unless its title is another shipped one."""
 BY_KEY = ("training", "dataset", "preprocess", "augment", "inference")
 """Sections of which a fence shows some keys; it gives others whole."""
 NEEDS_FILES = re.compile(r"""["'](?:\w+/)*runs/|\.pth["']""")
@@ -53,7 +54,7 @@ def test_python_of_a_page_that_needs_nothing_runs_in_order(
     for fence in read_fences(REPOSITORY, page):
         is_run = fence.language == "python" and not fence.is_only_parsed and not fence.is_file
         if is_run and not NEEDS_FILES.search(fence.text):
-            exec(compile(fence.text, str(fence), "exec"), names)
+            exec(compile(shorten(fence), str(fence), "exec"), names)
 
 
 @pytest.mark.parametrize("fence", of_language("yaml"), ids=str)
@@ -66,7 +67,8 @@ def test_yaml_of_a_page_is_a_configuration(fence: Fence, tmp_path: Path) -> None
         for section in BY_KEY:
             if isinstance(given.get(section), dict):
                 given |= {f"{section}.{key}": value for key, value in given.pop(section).items()}
-        read_config(BASE, [f"{key}={json.dumps(value)}" for key, value in given.items()])
+        base = fence.title if fence.title in shipped_configs() else BASE
+        read_config(base, [f"{key}={json.dumps(value)}" for key, value in given.items()])
 
 
 @pytest.mark.parametrize("page", PAGES)
