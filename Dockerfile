@@ -5,6 +5,8 @@ ARG BASE_DIGEST=
 
 FROM ${BASE_IMAGE}${BASE_DIGEST} AS build
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+# A folder of wheels that pip also reads, mounted for the build.
+ARG PIP_FIND_LINKS=
 # The native scan needs a C++ compiler at build time only.
 RUN command -v c++ || { apt-get update && apt-get install --yes --no-install-recommends g++; }
 WORKDIR /source

@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest --durations=10
 # A process for each core, each with one thread; not for slow tests, some of which kill processes.
 PARALLEL := OMP_NUM_THREADS=1 $(PYTEST) --numprocesses auto --dist loadfile
 
-.PHONY: demo test slow lint types doctest docs check clean
+.PHONY: demo test slow lint types doctest docs image check clean
 .DELETE_ON_ERROR:
 
 demo: $(VENV)/.installed
@@ -28,10 +28,13 @@ types: $(VENV)/.installed-test
 	$(BIN)/python -m mypy
 
 doctest: $(VENV)/.installed-test
-	$(PARALLEL) --doctest-modules uumamba data_prep $(ARGS)
+	$(PARALLEL) --doctest-modules uumamba data_prep docs/hooks $(ARGS)
 
-docs: $(VENV)/.installed-docs
+docs: $(VENV)/.installed-test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet --site-dir build/docs $(ARGS)
+
+image:
+	.ci/image
 
 check:
 	.ci/run
@@ -47,12 +50,8 @@ $(VENV)/.installed: $(INPUTS)
 
 $(VENV)/.installed-test: $(INPUTS)
 	$(call create-venv)
-	$(PIP_INSTALL) '.[test]'
+	$(PIP_INSTALL) '.[test,docs]'
 	touch $(VENV)/.installed $@
-
-$(VENV)/.installed-docs: $(VENV)/.installed-test
-	$(PIP_INSTALL) '.[docs]'
-	touch $@
 
 # Some systems split ensurepip from Python; there the pip at hand puts one into the environment.
 define create-venv

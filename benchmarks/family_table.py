@@ -1,4 +1,4 @@
-"""The README's table of sharpness-aware optimizers: description, cost and claims.
+"""Table of sharpness-aware optimizers: description, cost and claims.
 
 Costs come from ``optim_step.json``, claims from the results that test the members' own papers. Results where a member
 is only a comparison, such as the other vendor's scanner, are not counted. A member with several forms (``TRAM,

@@ -1,24 +1,26 @@
-"""Generate the README's tables from the JSON under ``benchmarks/results/``.
+"""Generate the pages of results and the README's table from ``benchmarks/results/``.
 
 Run ``python -m benchmarks.readme_tables`` to write the tables, with ``--check`` to report only whether they are up to
-date. Long tables are on the page of results only; the README links to them.
+date. The pages are ``docs/results/*.md``; the README has one table, between the markers ``front``.
 """
 
 import argparse
-import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.family_table import SOURCES, make_family_rows
+from benchmarks.front_table import describe_front, make_front_rows, read_card
+from benchmarks.marked_text import fill_markers, make_markers
 from benchmarks.result_file import RESULTS, ROOT, find_changed_configs, read_result
+from benchmarks.result_pages import make_result_pages
+from benchmarks.result_tables import format_table
 from benchmarks.which_method import make_page
-from uumamba.runtime.errors import require
 from uumamba.runtime.files import write_text
 
-PAGE = "README.md"  # in the folder of the results, so that GitHub shows it there
-LONGEST = 16  # rows of a table in the README
+DOCS = ROOT / "docs" / "results"
+FRONT = "front"
+"""Name of the README's markers."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -27,10 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing; exit 1 if a table is out of date")
     parser.add_argument("--readme", type=Path, default=ROOT / "README.md")
     parser.add_argument("--results", type=Path, default=RESULTS)
+    parser.add_argument("--docs", type=Path, default=DOCS, help="folder of the pages")
     options = parser.parse_args(arguments)
     results = {path: read_result(path) for path in sorted(options.results.rglob("*.json"))}
     problems = [f"{path}: {name} has changed since; measure again" for path, name in _find_changed(results)]
-    for path, text in make_pages(options.readme, options.results / PAGE, results).items():
+    for path, text in make_pages(options.readme, options.docs, results).items():
         if not options.check:
             write_text(path, text)
         elif not path.exists() or path.read_text(encoding="utf-8") != text:
@@ -39,87 +42,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 1 if problems else 0
 
 
-def make_pages(readme: Path, page: Path, results: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
-    """Return the text of the README and of the generated pages."""
+def make_pages(readme: Path, docs: Path, results: Mapping[Path, Mapping[str, Any]]) -> dict[Path, str]:
+    """Return the text of the README and of the pages of results.
+
+    Without markers the README stays as it is.
+    """
     text = readme.read_text(encoding="utf-8")
-    if _make_markers("family")[0] in text:
-        of_family = [result for path, result in results.items() if path.stem in SOURCES]
-        text = fill_markers(text, "family", f"\n{format_table(list(make_family_rows(of_family)))}\n")
-    text = fill_markers(text, "results", "\n".join(format_brief(path, result) for path, result in results.items()))
-    head = "# Measurements\n\nWritten by `python -m benchmarks.readme_tables` from the files beside this page.\n"
-    sections = "\n".join(format_section(path, result) for path, result in results.items())
-    return {readme: text, page: head + sections} | make_page(results)
-
-
-def fill_markers(text: str, name: str, content: str) -> str:
-    """Replace the text between the two markers of a name."""
-    begin, end = _make_markers(name)
-    found = [mark for mark in re.findall("<!-- .*? -->", text) if mark in (begin, end)]
-    expected, fix = f"{begin} and then {end}, once each", "correct the markers in the README"
-    require(found == [begin, end], "README markers", got=" ".join(found), expected=expected, fix=fix)
-    before, after = text[: text.index(begin)], text[text.index(end) :]
-    return f"{before}{begin}\n{content}{after}"
-
-
-def _make_markers(name: str) -> tuple[str, str]:
-    return f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
-
-
-def format_brief(path: Path, result: Mapping[str, Any]) -> str:
-    """Return a result's section, or a link to its long table."""
-    rows = len(result["rows"])
-    if rows <= LONGEST:
-        return format_section(path, result)
-    title = str(result.get("title") or path.stem)
-    return f"\n### {title}\n\n[{rows} rows on the page of results](benchmarks/results/{PAGE}#{make_anchor(title)}).\n\n"
-
-
-def make_anchor(title: str) -> str:
-    """Return a heading's name as the target of a link.
-
-    Example:
-        >>> make_anchor("What methods claim, on digits")
-        'what-methods-claim-on-digits'
-    """
-    return "".join(mark for mark in title.lower().replace(" ", "-") if mark.isalnum() or mark in "-_")
-
-
-def format_section(path: Path, result: Mapping[str, Any]) -> str:
-    """Return a result as heading, description, table and origin."""
-    inside = path.relative_to(ROOT).as_posix() if path.is_relative_to(ROOT) else path.name
-    about = f"{result['about']}\n\n" if result.get("about") else ""
-    versions = ", ".join(f"{name} {version}" for name, version in result["versions"].items())
-    commit = f"; commit {result['commit']}" if result.get("commit") else ""
-    origin = f"Measured on {result['machine']}; {versions}{commit}. Source: `{inside}`."
-    return f"\n### {result.get('title') or path.stem}\n\n{about}{format_table(result['rows'])}\n{origin}\n\n"
-
-
-def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return rows as a Markdown table."""
-    head = [str(key).replace("_", " ") for key in rows[0]]
-    marks = ["--:" if all(_is_number(row[key]) for row in rows) else "---" for key in rows[0]]
-    body = [[format_cell(value) for value in row.values()] for row in rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in (head, marks, *body))
-
-
-def format_cell(value: Any) -> str:
-    """Format a table cell: fractions get three significant digits.
-
-    Intervals are written as ``0.1 to 0.2``.
-    """
-    if value is None:
-        return ""
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if isinstance(value, float):
-        return f"{value:.0f}" if abs(value) >= 1000 else f"{value:#.3g}".removesuffix(".")
-    if isinstance(value, list):
-        return (" to " if len(value) == 2 else ", ").join(map(format_cell, value))
-    return str(value).replace("|", "\\|")
-
-
-def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    if any(marker in text for marker in make_markers(FRONT)):
+        by_name = {path.stem: result for path, result in results.items()}
+        table = format_table(list(make_front_rows(by_name, read_card())))
+        text = fill_markers(text, FRONT, f"\n{table}\n{describe_front(by_name)}\n")
+    by_method = {docs / path.name: page for path, page in make_page(results).items()}
+    return {readme: text} | make_result_pages(results, docs) | by_method
 
 
 def _find_changed(results: Mapping[Path, Mapping[str, Any]]) -> list[tuple[Path, str]]:

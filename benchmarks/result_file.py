@@ -34,7 +34,7 @@ def write_result(
     Configurations are stored resolved and hashed.
 
     Args:
-        path: the JSON file; under ``benchmarks/results/`` it becomes a table of the README.
+        path: the JSON file; under ``benchmarks/results/`` it becomes a table of ``docs/results/``.
         rows: one mapping per row of the table, all with the same keys.
         title: heading of the table.
         about: description of data, method and duration; a sentence or two.

@@ -88,6 +88,20 @@ def test_parsing_joins_continued_lines_and_counts_stages() -> None:
     ]
 
 
+def test_without_docker_and_buildah_the_image_is_refused_with_what_to_install(repository: Path, tmp_path: Path) -> None:
+    for name in ("bash", "dirname"):
+        (tmp_path / name).symlink_to(shutil.which(name) or name)
+    done = subprocess.run(
+        [tmp_path / "bash", repository / ".ci" / "image"],
+        env={"PATH": str(tmp_path)},
+        capture_output=True,
+        encoding="utf-8",
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.count("\n") == 1
+    assert "Fix: start docker, or apt-get install buildah mmdebstrap" in done.stderr
+
+
 @pytest.mark.slow
 def test_the_install_and_entry_commands_work_in_an_empty_environment(
     repository: Path, tmp_path: Path, instructions: list[Instruction], copied: list[str]

@@ -464,22 +464,32 @@ def demo(
     overrides: SetOption = None,
     workers: WorkersOption = 2,
 ) -> None:
-    """Run all stages on a phantom, in minutes on two cores."""
+    """Run all stages on a phantom, in minutes on two cores.
+
+    OUT gets the page report.html and the picture overlay.png.
+    """
     from uumamba.config import read_config
+    from uumamba.pipelines.demo import PICTURE_NAME
     from uumamba.pipelines.demo import demo as run_demo
 
     result = run_demo(read_config(config, overrides or ()), out=out, workers=workers, say=_say)
     _show_scores(result)
+    typer.echo(f"picture: {out / PICTURE_NAME}")
+    typer.echo(
+        "next: open both; then segment a scan (uumamba predict acdc --input SCAN --out predictions), or train on scans "
+        "of your own (uumamba run folder_2d --raw SCANS --out runs/mine)"
+    )
 
 
-@app.command(epilog="Example: uumamba doctor --folder prepared")
+@app.command(epilog="Example: uumamba doctor --folder prepared\n\nFor a report of a fault: uumamba doctor --json")
 def doctor(
     folder: Annotated[Path, typer.Option(help="Folder for prepared cases; its disk is measured.")] = (Path()),
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, without paths and names.")] = False,
 ) -> None:
     """Show the machine, its scan backends, and the limit of training."""
     from uumamba.doctor.examine import examine
 
-    examine(folder)
+    examine(folder, as_json=as_json)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -2,14 +2,20 @@
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from benchmarks.family_table import WORDS, make_family_rows
-from benchmarks.readme_tables import LONGEST, fill_markers, format_cell, format_table, main
-from benchmarks.result_file import find_changed_configs, read_result, write_result
+from benchmarks.front_table import make_front_rows
+from benchmarks.markdown import make_anchor
+from benchmarks.marked_text import fill_markers
+from benchmarks.readme_tables import main, make_pages
+from benchmarks.result_file import RESULTS, find_changed_configs, read_result, write_result
+from benchmarks.result_pages import THEMES, make_result_pages
+from benchmarks.result_tables import format_cell, format_table
 
 
 @pytest.mark.parametrize(
@@ -53,65 +59,122 @@ def test_a_result_of_another_schema_is_refused(tmp_path: Path, key: str, value: 
         read_result(path)
 
 
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
+BEGIN, END = "<!-- front:begin -->", "<!-- front:end -->"
+CLAIM = {"method": "SAM", "budget": "equal time", "verdict": "holds"}
 
 
 @pytest.fixture
-def generate(tmp_path: Path) -> Callable[..., tuple[str, str]]:
-    """Write results by file name; generate and return README and page."""
-    readme, results = tmp_path / "README.md", tmp_path / "results"
+def generate(tmp_path: Path) -> Callable[..., dict[str, str]]:
+    """Write results by file name; generate and return README and pages by name."""
+    readme, results, docs = tmp_path / "README.md", tmp_path / "results", tmp_path / "docs"
     results.mkdir()
-    readme.write_text(f"before\n<!-- family:begin -->\n<!-- family:end -->\n{BEGIN}\n{END}\nafter\n")
-    options = ["--readme", str(readme), "--results", str(results)]
+    docs.mkdir()
+    readme.write_text(f"before\n{BEGIN}\n{END}\nafter\n")
+    options = ["--readme", str(readme), "--results", str(results), "--docs", str(docs)]
 
-    def run(title: str, **rows: list[dict[str, Any]]) -> tuple[str, str]:
+    def run(title: str, **rows: list[dict[str, Any]]) -> dict[str, str]:
         for name, each in rows.items():
             result = {"title": title, "machine": "m", "versions": {"torch": "2"}, "rows": each}
             (results / f"{name}.json").write_text(json.dumps(result))
         assert main([*options, "--check"]) == 1
         assert main(options) == 0
         assert main([*options, "--check"]) == 0
-        return readme.read_text(encoding="utf-8"), (results / "README.md").read_text(encoding="utf-8")
+        return {path.name: path.read_text(encoding="utf-8") for path in (readme, *docs.iterdir())}
 
     return run
 
 
-def test_the_readme_holds_the_committed_results(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_pages_hold_the_committed_results(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--check"]) == 0, capsys.readouterr().err
 
 
 def test_a_changed_figure_fails_the_check_until_the_tables_are_written(generate: Any) -> None:
     for dice in (0.9, 0.8):
-        readme, _ = generate("Hearts", a=[{"name": "a", "dice": dice}])
-        assert f"### Hearts\n\n| name | dice |\n| --- | --: |\n| a | {dice}00 |\n" in readme
-    assert readme.startswith("before\n")
-    assert readme.endswith("after\n")
+        rows = [{"network, optimizer": "a", "mean Dice": dice, "training minutes": 2.0}]
+        pages = generate("Hearts", acdc_cpu=rows)
+        head = "## Hearts\n\n| network, optimizer | mean Dice | training minutes |\n| --- | --: | --: |\n"
+        assert f"{head}| a | {dice}00 | 2.00 |" in pages["segmentation.md"]
+        assert f"| {dice}00 | 2.00 | not measured | not measured |" in pages["README.md"]
+    assert pages["README.md"].startswith("before\n")
+    assert pages["README.md"].endswith("after\n")
 
 
-def test_a_long_table_is_on_the_page_of_results_and_linked_in_the_readme(generate: Any, tmp_path: Path) -> None:
-    readme, page = generate("Scans, all", a=[{"name": f"row {n}", "dice": 0.5} for n in range(LONGEST + 1)])
-    assert "row 3" not in readme
-    assert f"[{LONGEST + 1} rows on the page of results](benchmarks/results/README.md#scans-all)" in readme
-    assert "### Scans, all\n" in page
-    assert f"| row {LONGEST} | 0.500 |" in page
+def test_a_readme_without_markers_stays_as_it_is(tmp_path: Path) -> None:
+    readme = tmp_path / "README.md"
+    readme.write_text("nothing generated\n")
+    assert make_pages(readme, tmp_path, {})[readme] == "nothing generated\n"
+
+
+def test_every_committed_result_is_whole_on_one_page(repository: Path) -> None:
+    results = {path: read_result(path) for path in sorted(RESULTS.rglob("*.json"))}
+    pages = make_result_pages(results, repository)
+    for path, result in results.items():
+        holding = [page for page, text in pages.items() if f"Source: `benchmarks/results/{path.name}`" in unwrap(text)]
+        assert len(holding) == 1, path
+        assert format_table(result["rows"]) in pages[holding[0]]
+        link = f"({holding[0].name}#{make_anchor(result['title'])})"
+        assert link in pages[repository / "index.md"]
+
+
+def unwrap(text: str) -> str:
+    return text.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [
+        *((name, "federated_and_unlearning") for name in ("federated", "federated_arms", "unlearn_hearts")),
+        *(("hearts_shift", "optimizers"), ("scan_cuda", "speed"), ("layer_cuda", "speed")),
+    ],
+)
+def test_a_result_that_is_still_to_come_has_its_page(generate: Any, name: str, page: str) -> None:
+    pages = generate("To come", **{name: [{"setting": "a", "value": 1.5}]})
+    assert "## To come\n" in pages[f"{page}.md"]
+    assert f"- [To come]({page}.md#to-come): 1 row.\n" in pages["index.md"]
+
+
+def test_a_result_without_a_theme_is_refused(refused: Any) -> None:
+    with refused("new.json", got="no page for the result"):
+        make_result_pages({Path("new.json"): {"rows": [{"a": 1}]}}, Path())
+
+
+def test_every_benchmark_of_a_theme_exists() -> None:
+    named = {module for theme in THEMES for module in theme.sources.values()}
+    assert [module for module in sorted(named) if find_spec(module) is None] == []
+
+
+def test_the_front_table_says_what_was_not_measured() -> None:
+    prediction = [
+        {"name": name, "shape": "20 frames", "median_s": seconds}
+        for name, seconds in (("uumamba, mirrored", 30.0), ("nnU-Net, mirrored", 90.0), ("uumamba, not mirrored", 6.0))
+    ]
+    rows = list(
+        make_front_rows({"predict": {"machine": "m", "rows": prediction}}, "20 patients (ED and ES): mean Dice 0.9")
+    )
+    assert [(row["mean Dice"], row["minutes"], row["nnU-Net's minutes"]) for row in rows] == [
+        (0.9, "not measured", "not measured"),
+        ("-", 0.5, 1.5),
+    ]
+    assert rows[0]["nnU-Net's Dice"] == "not measured"
+    assert [*make_front_rows({}, "")] == []
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
     [
         *((0.87349, "0.873"), (25.04, "25.0"), (998.6, "999"), (3601.7, "3602"), (0.0, "0.00"), (12, "12")),
-        *((None, ""), (True, "yes"), ([0.1, 0.25], "0.100 to 0.250"), ("a|b", "a\\|b")),
+        *((None, ""), (True, "yes"), ([0.1, 0.25], "0.100 to 0.250"), ("a|b", "a|b")),
     ],
 )
 def test_a_number_is_written_with_three_significant_digits(value: object, text: str) -> None:
     assert format_cell(value) == text
-    assert format_table([{"net_name": "a", "n": 1}]) == "| net name | n |\n| --- | --: |\n| a | 1 |\n"
+    assert format_table([{"net_name": "a|b", "n": 1}]) == "| net name | n |\n| --- | --: |\n| a\\|b | 1 |\n"
 
 
 @pytest.mark.parametrize("text", ["", BEGIN, f"{END}{BEGIN}", f"{BEGIN}{BEGIN}{END}"])
 def test_a_readme_without_its_two_markers_is_refused(text: str, refused: Any) -> None:
-    with refused("README markers"):
-        fill_markers(text, "results", "tables")
+    with refused("markers"):
+        fill_markers(text, "front", "tables")
 
 
 def test_a_member_has_the_cost_of_its_first_form_and_the_claims_of_its_own_papers(generate: Any) -> None:
@@ -124,6 +187,6 @@ def test_a_member_has_the_cost_of_its_first_form_and_the_claims_of_its_own_paper
     assert (tram["passes a step"], tram["time of a step"], tram["claims, equal time"]) == (2.3, 2.4, "1 / 0 / 1")
     assert (sam["passes a step"], sam["claims, equal time"], sam["claims, equal epochs"]) == (2.0, None, None)
     assert rows["SAM, norms alone"]["claims, equal time"] == "1 / 0 / 0"
-    row = {"method": "SAM", "budget": "equal time", "verdict": "holds"}
-    readme, _ = generate("A", sharpness=[row], acdc_vendor_shift=[row])
-    assert "| 1 / 0 / 0 |" in next(line for line in readme.splitlines() if line.startswith("| `SAM` |"))
+    pages = generate("A", sharpness=[CLAIM], acdc_vendor_shift=[CLAIM])
+    assert "| 1 / 0 / 0 |" in next(line for line in pages["optimizers.md"].splitlines() if line.startswith("| `SAM` |"))
+    assert "1 comparisons: 1 holds, 0 not distinguishable, 0 does not hold here.\n" in pages["optimizers.md"]

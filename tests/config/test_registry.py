@@ -15,7 +15,7 @@ import torch
 from pydantic import BaseModel
 from torch import nn
 
-from tests.option_meanings import read_meanings, read_section_meanings
+from benchmarks.reference.option_meanings import read_meanings, read_section_meanings
 from uumamba.config import read_config
 from uumamba.config.bind import (
     REQUIRED,

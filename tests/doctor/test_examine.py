@@ -1,5 +1,6 @@
 """Doctor: backends, reasons against others, and the limit of training."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,16 @@ def test_the_verb_prints_backends_rates_and_the_limit_and_leaves_no_file(tmp_pat
         assert text in printed
     assert all(problem in result.stdout for problem in scan_problems().values())
     assert not list(tmp_path.iterdir())
+
+
+def test_json_holds_what_a_report_of_a_fault_needs_and_no_path(tmp_path: Path) -> None:
+    result = CliRunner().invoke(app, ["doctor", "--json", "--folder", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found.keys() == {"machine", "scans", "disk", "training", "convolution_s", "verdict"}
+    assert found["machine"].keys() == doctor.machine().keys()
+    assert [scan["name"] for scan in found["scans"] if scan["automatic"]] == [automatic_backend(DEVICE, torch.float32)]
+    assert tmp_path.name not in result.stdout
 
 
 @pytest.mark.parametrize("folder", ["absent", "file"])

@@ -208,9 +208,11 @@ def test_a_case_without_a_label_is_not_scored(manifest: Path, tmp_path: Path) ->
     assert len({row.case_id for row in scores.rows}) == 3
 
 
-@pytest.mark.parametrize("labels", ["nowhere", "empty", "raw", "file.txt"])
+@pytest.mark.parametrize("labels", ["nowhere", "empty", "raw", "file.txt", "patient001"])
 def test_a_path_without_labels_is_refused(labels: str, predictions: Path, tmp_path: Path, refused: Refused) -> None:
     (tmp_path / "empty").mkdir()
+    for name in ("patient001_frame01", "patient001_frame01_gt"):  # scans beside labels
+        save(tmp_path / "patient001" / f"{name}.nii.gz", label_map("ED"))
     (tmp_path / "raw" / "below").mkdir(parents=True)
     (tmp_path / "file.txt").touch()
     with refused("--labels", got=tmp_path / labels):

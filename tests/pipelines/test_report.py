@@ -103,6 +103,18 @@ def test_the_report_replaces_only_html(name: str, run: Path, refused: Refused) -
     assert (run / "scores.csv").read_bytes() == before
 
 
+@pytest.mark.parametrize("folder", ["fold_0", "seed_1/fold_0"])
+def test_a_run_that_was_only_trained_gets_a_page_on_its_training(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "mine" / folder).mkdir(parents=True)
+    rows = [{"epoch": e, "loss": 1 / (e + 1), "dice": 0.1 * e, "seconds": 3.0} for e in range(5)]
+    (tmp_path / "mine" / folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    html = report(tmp_path / "mine", tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "<title>mine: training report</title>" in html
+    assert "No case has been scored yet." in html
+    assert "<td>5</td><td>0.200</td><td>0.400</td>" in html
+    assert not re.search(r"https?://|scores above", re.sub(r"base64,[^\"]+", "", html))
+
+
 def test_a_folder_without_scores_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError):
         report(tmp_path, tmp_path / "report.html")

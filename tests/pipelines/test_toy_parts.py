@@ -11,9 +11,9 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from benchmarks.reference.option_meanings import read_meanings
 from data_prep import assign_folds
 from data_prep.reader import Read, Reader
-from tests.option_meanings import read_meanings
 from tests.pipelines.run_files import MakeConfig, save_nifti, train_arguments
 from uumamba.cli import main
 from uumamba.config import read_config

@@ -4,3 +4,7 @@ from uumamba.config.load import read_config, shipped_configs
 from uumamba.config.run_config import RunConfig
 
 __all__ = ["RunConfig", "read_config", "shipped_configs"]
+
+
+def __dir__() -> list[str]:
+    return __all__

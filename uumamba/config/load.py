@@ -172,14 +172,14 @@ def _convert_first(error: ValidationError, source: str) -> UsageError:
     found = cause.within(key)
     if isinstance(found, UnknownKeyError):
         own, _, name = found.key.rpartition(".")
-        sections = sorted({section for section, key in _list_keys(RunConfig) if key == name})
+        sections = sorted({section for section, key in list_keys(RunConfig) if key == name})
         words = {"": "at the top level", own: f"in {own} with another name"}
         elsewhere = [words.get(section, f"in {section}") for section in sections]
         return UnknownKeyError(found.key, valid=found.valid, elsewhere=elsewhere, fix=fix)
     return UsageError(found.key, got=found.got, expected=found.expected, fix=found.fix or fix)
 
 
-def _list_keys(annotation: Any, section: str = "") -> Iterator[tuple[str, str]]:
+def list_keys(annotation: Any, section: str = "") -> Iterator[tuple[str, str]]:
     """Yield section and key of each option.
 
     Args:
@@ -196,4 +196,4 @@ def _list_keys(annotation: Any, section: str = "") -> Iterator[tuple[str, str]]:
     for key, inner in nested:
         if key:
             yield section, key
-        yield from _list_keys(inner, ".".join(filter(None, (section, key))))
+        yield from list_keys(inner, ".".join(filter(None, (section, key))))

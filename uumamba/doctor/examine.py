@@ -1,9 +1,11 @@
 """Report of the machine, its scan backends and the limit of training."""
 
+import json
 import platform
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.box import SIMPLE
@@ -42,19 +44,23 @@ class BackendExamination:
     both_ms: float | None = None
 
 
-def examine(folder: Path | str = ".") -> None:
+def examine(folder: Path | str = ".", *, as_json: bool = False) -> None:
     """Print the machine, its scan backends and its limit of training.
 
     This takes about 15 seconds.
 
     Args:
         folder: a folder of the disk to measure, where a file is written and removed.
+        as_json: print JSON, for a report of a fault.
 
     Raises:
         UsageError: no file can be written there.
     """
-    console = make_console()
     disk = measure_disk(folder)  # first, since it may raise
+    if as_json:
+        print(json.dumps(_describe(disk), indent=2))
+        return
+    console = make_console()
     for name, found in machine().items():
         console.print(f"{name:<12} {found}", highlight=False)
     table = Table("", "scan", "forward", "with backward", "why not", title=None, box=SIMPLE)
@@ -73,6 +79,23 @@ def examine(folder: Path | str = ".") -> None:
     console.print(_rate_table(rate, disk, folder))
     console.print(advice(time_convolutions(device), device), highlight=False)
     console.print(verdict(rate, disk, cores=count_cores()), style="bold", highlight=False)
+
+
+def _describe(disk: DiskRate) -> dict[str, Any]:
+    """Describe machine, scans and rates as JSON values.
+
+    Paths and names are left out.
+    """
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    rate = measure_training(device)
+    return {
+        "machine": machine(),
+        "scans": [asdict(scan) for scan in examine_scans()],
+        "disk": asdict(disk),
+        "training": asdict(rate),
+        "convolution_s": time_convolutions(device),
+        "verdict": verdict(rate, disk, cores=count_cores()),
+    }
 
 
 def _rate_table(rate: TrainingRate, disk: DiskRate, folder: Path | str) -> Table:

@@ -74,3 +74,7 @@ __all__ = [
     "variance_gap",
     "write_slow_examples",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

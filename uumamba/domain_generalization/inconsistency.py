@@ -115,6 +115,9 @@ def gradient_norm(target: LinearHeadGradients) -> Tensor:
 
     for K classes and features of width D.
 
+    Args:
+        target: errors and features of a linear head, on the perturbed images.
+
     Example:
         >>> target = LinearHeadGradients(torch.tensor([[2.0]]), torch.tensor([[1.5, 2.0]]))  # weight (3, 4), bias 2
         >>> gradient_norm(target)  # 25 / 2 + 4

@@ -157,6 +157,9 @@ def fingerprint_batches(batches: Batches) -> str:
 
     The fingerprint depends on values, types, shapes and order, not on the batch size.
 
+    Args:
+        batches: batches of images and labels, in order.
+
     Example:
         >>> batches = [(torch.eye(2), torch.tensor([0, 1]))]
         >>> fingerprint_batches(batches) == probe_classification(nn.Identity(), batches).fingerprint

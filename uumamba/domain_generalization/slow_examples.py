@@ -70,6 +70,10 @@ def write_slow_examples(path: Path | str, found: SlowExamples) -> None:
 
     The file is written completely or not at all.
 
+    Args:
+        path: the file; an older one is replaced.
+        found: result of :meth:`USEFUL.find`.
+
     Raises:
         UsageError: the file cannot be written.
     """

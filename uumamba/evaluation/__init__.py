@@ -31,3 +31,7 @@ __all__ = [
     "write_scores",
     "write_summary",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -100,16 +100,44 @@ def render_report(
             most=MOST_LISTED,
             clinical=_describe_patients(patients),
             why_no_clinical=why_no_patient_table(rows) if may_be_cardiac(rows) else None,
-            training_plot=plot_training(training) if training else None,
-            folds=_list_folds(training or {}),
-            sites=[(each, plot_sites(each)) for each in sites],
-            spreads={name: found for name, found in (spreads or {}).items() if found.n > 1},
+            scored=True,
+            **_describe_training(training or {}, sites, spreads or {}),
             baselines=baselines or {},
             failures=failures,
             notes=notes,
             rules=RULES,
         )
     )
+
+
+def render_training_report(
+    *,
+    title: str,
+    training: Mapping[str, Sequence[Mapping[str, Any]]],
+    sites: Sequence[SiteTraining] = (),
+    spreads: Mapping[str, Spread] | None = None,
+) -> str:
+    """Render the report of a run without scores: its training alone.
+
+    Args:
+        title: heading.
+        training: rows of each fold's ``metrics.jsonl``.
+        sites: as for :func:`render_report`.
+        spreads: as for :func:`render_report`.
+    """
+    template = make_environment().get_template("training_report.html.j2")
+    return template.render(title=title, scored=False, **_describe_training(training, sites, spreads or {}))
+
+
+def _describe_training(
+    training: Mapping[str, Sequence[Mapping[str, Any]]], sites: Sequence[SiteTraining], spreads: Mapping[str, Spread]
+) -> dict[str, Any]:
+    return {
+        "training_plot": plot_training(training) if training else None,
+        "folds": _list_folds(training),
+        "sites": [(each, plot_sites(each)) for each in sites],
+        "spreads": {name: found for name, found in spreads.items() if found.n > 1},
+    }
 
 
 def _write_lead(summary: Summary) -> str:

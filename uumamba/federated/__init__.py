@@ -64,3 +64,7 @@ __all__ = [
     "run_nvflare_simulator",
     "torus",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -100,7 +100,15 @@ def receivers(mixing: Mixing, client: int, step: int, present: Presence = None) 
 
 
 def mean_weights(weights: Tensor) -> Tensor:
-    """Return the mean over clients, summed in float64."""
+    """Return the mean over clients, summed in float64.
+
+    Args:
+        weights: ``(clients, parameters)``.
+
+    Example:
+        >>> mean_weights(torch.tensor([[0.0, 2.0], [1.0, 4.0]]))
+        tensor([0.5000, 3.0000])
+    """
     return weights.mean(dim=0, dtype=torch.float64).to(weights.dtype)
 
 

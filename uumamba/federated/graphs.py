@@ -58,6 +58,9 @@ def metropolis(adjacency: Any) -> np.ndarray:
 def ring(clients: PositiveInt) -> Topology:
     """Return a ring: each client has two neighbours.
 
+    Args:
+        clients: number of clients.
+
     Example:
         >>> ring(4).matrix(0).toarray()[0].round(3)
         array([0.333, 0.333, 0.   , 0.333])
@@ -70,6 +73,9 @@ def grid(clients: PositiveInt) -> Topology:
     """Return the most nearly square grid.
 
     A prime number of clients gives a path.
+
+    Args:
+        clients: number of clients.
 
     Example:
         >>> round(grid(16).spectral_gap, 4)
@@ -87,6 +93,9 @@ def torus(clients: PositiveInt) -> Topology:
 
     A prime number of clients gives a ring.
 
+    Args:
+        clients: number of clients.
+
     Example:
         >>> round(torus(16).spectral_gap, 4)
         0.4
@@ -101,6 +110,9 @@ def torus(clients: PositiveInt) -> Topology:
 def full(clients: PositiveInt) -> Topology:
     """Return the complete graph: each step gives every client the exact mean.
 
+    Args:
+        clients: number of clients.
+
     Example:
         >>> full(4).spectral_gap
         1.0
@@ -114,6 +126,9 @@ def exponential(clients: PositiveInt) -> Topology:
 
     Client i receives from i + 1, i + 2, i + 4, ... (modulo the number of clients) and itself, with equal weights. For
     ceil(log2 n) messages per client the spectral gap is 2 / (1 + ceil(log2 n)) for even n, much larger than a ring's.
+
+    Args:
+        clients: number of clients.
 
     Example:
         >>> round(exponential(16).spectral_gap, 4), round(exponential(100).spectral_gap, 4)
@@ -133,6 +148,9 @@ def one_peer_exponential(clients: PositiveInt) -> Topology:
 
     In step s client i averages with client i + 2^s. A client sends and receives one weight vector per gossip step.
     For 2^k clients k steps give the exact mean.
+
+    Args:
+        clients: number of clients.
 
     Example:
         >>> schedule = one_peer_exponential(16)

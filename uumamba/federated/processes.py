@@ -76,6 +76,12 @@ def connect_site(net: nn.Module, client: Client, method: DFedSAM, ranks: Ranks) 
 
     All processes call it together, once for each method to run. See :func:`join_as_client`.
 
+    Args:
+        net: the network on its device, with the same starting weights in all processes.
+        client: the client of this process, with its own data.
+        method: local training and gossip, the same in all processes.
+        ranks: the group that this process has joined.
+
     Raises:
         UsageError: two clients have one name, or networks, methods or starting weights differ; the key is the client.
     """

@@ -95,6 +95,9 @@ def check_same(summaries: Sequence[SiteSummary]) -> None:
 
     Starting weights may differ by rounding.
 
+    Args:
+        summaries: one of each client, in order of rows.
+
     Raises:
         UsageError: the key is the first client that differs from the client of row 0.
 

@@ -6,3 +6,7 @@ from uumamba.inference.predictor import MemoryWarning, Prediction, Predictor
 from uumamba.inference.sliding_window import sliding_window
 
 __all__ = ["MemoryWarning", "PlaneImage", "Prediction", "Predictor", "mirrored_mean", "select_planes", "sliding_window"]
+
+
+def __dir__() -> list[str]:
+    return __all__

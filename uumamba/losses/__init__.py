@@ -24,3 +24,7 @@ __all__ = [
     "SummedLoss",
     "UncertaintyWeightedLoss",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

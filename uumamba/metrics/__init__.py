@@ -35,3 +35,7 @@ __all__ = [
     "vessel_scores",
     "volume_ml",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -20,3 +20,7 @@ __all__ = [
     "UMambaEnc",
     "load_official",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

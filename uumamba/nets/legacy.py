@@ -70,7 +70,12 @@ class LegacyUMambaEnc(ResidualUNet):
 class LegacyUMambaBot(ResidualUNet):
     """Residual U-Net with Mamba at the bottleneck, legacy layout.
 
-    Arguments as for ``LegacyUMambaEnc``.
+    Args:
+        spatial_dims: 2 or 3.
+        in_channels: channels of the image.
+        out_channels: number of classes, including the background.
+        deep_supervision: in training mode, return the logits of every decoder stage, finest first.
+        **stages: see ``LegacyStages``.
 
     Example:
         >>> import torch

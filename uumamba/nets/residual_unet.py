@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from uumamba.nets.blocks import init_he
 from uumamba.nets.stages import Stages, Topology
 from uumamba.runtime.errors import require
+from uumamba.runtime.shown_signature import spell_out
 
 
 class ResidualUNet(nn.Module):
@@ -24,6 +25,11 @@ class ResidualUNet(nn.Module):
 
     keyword_source: ClassVar[Callable[..., Any]] = Topology.build
     """Function that declares the options of ``**stages``."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" in vars(cls):
+            spell_out(cls, cls.keyword_source)
 
     def __init__(
         self,

@@ -14,7 +14,12 @@ PerAxis = PositiveInt | Sequence[PositiveInt]
 class LegacyStages(TypedDict, total=False):
     """Stages of a legacy network, as constructor arguments.
 
-    They mean the same as in :class:`Stages`; ``encoder_blocks`` and ``decoder_blocks`` None is 2 everywhere.
+    Attributes:
+        features: width of each stage, full resolution first.
+        strides: stride of each stage, one number or one per axis; 1 for the first stage.
+        kernel_sizes: one odd number for all stages, or for each stage one number or one per axis.
+        encoder_blocks: residual blocks of each stage. None: 2 everywhere.
+        decoder_blocks: residual blocks of each decoder stage, the deepest first. None: 2 everywhere.
     """
 
     features: Required[Sequence[PositiveInt]]

@@ -5,3 +5,7 @@ from uumamba.ops.scan_backends import automatic_backend, scan_backends, scan_pro
 from uumamba.ops.selective_scan import selective_scan
 
 __all__ = ["automatic_backend", "causal_convolution", "scan_backends", "scan_problems", "selective_scan"]
+
+
+def __dir__() -> list[str]:
+    return __all__

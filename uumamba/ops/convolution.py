@@ -30,7 +30,7 @@ _MOST_TAPS = 8  # kMostTaps of native/selective_scan.h
 def causal_convolution(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     r"""Apply a causal depthwise convolution and ``silu``.
 
-    .. math:: y_l = \mathrm{silu}\Big(\text{bias} + \sum_k \text{weight}_k\\, x_{l - K + 1 + k}\Big)
+    .. math:: y_l = \mathrm{silu}\Big(\text{bias} + \sum_k \text{weight}_k\, x_{l - K + 1 + k}\Big)
 
     Each channel has its own filter. Positions before the first are 0. In float32 on the CPU, with the C++ extension,
     the forward and the backward pass each read x once, in its own memory layout. Otherwise, in an exported ONNX graph,

@@ -48,3 +48,7 @@ __all__ = [
     "frozen_running_statistics",
     "norm_layers_only",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -29,8 +29,8 @@ class AdaptiveTrigger:
 
     Args:
         total_steps: number of training steps; :math:`c_t` stays at ``end`` afterwards.
-        start: :math:`c_0`.
-        end: :math:`c_t` after the last step.
+        start: threshold :math:`c_0` of the first step, in standard deviations above the mean.
+        end: threshold :math:`c_t` after the last step.
         decay: decay of the mean and the variance.
 
     Raises:

@@ -21,6 +21,7 @@ from uumamba.optim.rules import BeforeMix, FirstPass, Rule, mix_gradients
 from uumamba.optim.tensors import add_gradients, average_over_ranks, global_norm, put_gradients, take_gradients
 from uumamba.runtime.errors import require
 from uumamba.runtime.options import Positive, check_options
+from uumamba.runtime.shown_signature import spell_out
 
 TORCH_OPTIONS = {"foreach", "fused", "capturable", "differentiable", "maximize", "decoupled_weight_decay"}
 """Options of torch's optimizers that states of earlier versions lack."""
@@ -51,7 +52,11 @@ class SharpnessAware(Optimizer):
         base: any callable from parameters to an optimizer, such as ``partial(torch.optim.SGD, lr=0.1)``.
         rule: the optimizer's rule; the default never perturbs.
         group_defaults: default options of groups, such as ``{"rho": 0.05}``.
-        net: like ``scaler``, ``max_grad_norm``, ``accumulation`` and ``perturbation``, see :class:`EngineOptions`.
+        net: the network, for data-parallel training; see :class:`EngineOptions`.
+        scaler: the fp16 gradient scaler.
+        max_grad_norm: bound of the final gradient's norm.
+        accumulation: perturb for each of several closures, or once for all.
+        perturbation: perturb each of several ranks along its own gradient, or all along the averaged one.
 
     Raises:
         UsageError: ``base`` is not a callable that returns an optimizer, or an option or a group's rho is out of range.
@@ -103,6 +108,7 @@ class SharpnessAware(Optimizer):
         super().__init_subclass__(**options)
         if "__init__" in vars(cls):
             cls.__init__ = explain_arguments(cls.__init__)  # type: ignore[method-assign]  # with the same signature
+            spell_out(cls, SharpnessAware.__init__)
 
     def __getattr__(self, name: str) -> NoReturn:
         raise_for_method(self, name)

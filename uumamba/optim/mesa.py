@@ -37,9 +37,9 @@ class MESA(nn.Module, Observer):
     Args:
         loss: called as ``loss(logits, label)``; its own parameters may learn.
         net: the network; a data-parallel wrapper and a compiled network are unwrapped for the copy.
-        weight: :math:`\lambda`.
-        temperature: :math:`\tau`.
-        decay: d, at least 0 and below 1.
+        weight: factor of the divergence, :math:`\lambda`.
+        temperature: temperature of both distributions, :math:`\tau`.
+        decay: decay d of the teacher's weights, at least 0 and below 1.
         start_step: steps before the divergence counts; the teacher averages from the first step.
         form: maps logits to probabilities, ``"softmax"`` or ``"sigmoid"`` for outputs that may overlap.
         ignore_label: label of samples or voxels to leave out of the divergence.

@@ -34,7 +34,7 @@ class OutputBiasForgetting:
     Args:
         gamma: strength, from 0 to 1.
         uniform_probability: :math:`\lambda`, between 0 and 1; None is 1/K.
-        always: a is :math:`\gamma` for every sample, certain or not.
+        always: full strength :math:`\gamma` for every sample, certain or not.
         form: map of logits to probabilities, ``"softmax"`` with cross entropy or ``"sigmoid"`` with the binary one,
             summed over outputs.
         class_mean: mean over the voxels of each class of the label, then over the present classes, so that background

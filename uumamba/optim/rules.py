@@ -43,10 +43,15 @@ class FirstPass:
 
 
 Direction = Callable[[FirstPass], tuple[Sequence[Tensor], Tensor]]
+"""Function ``direction(first)`` to the perturbation's direction and its length; see :class:`Rule`."""
 EarlyDirection = Callable[[Sequence[Tensor], Memory, Memory], Sequence[Tensor | None]]
+"""Function ``direction(params, memory, base_memory)`` to a direction before any pass; see :class:`Rule`."""
 Factor = Callable[[Mapping[str, Any], float], float]
+"""Function ``factor(group, length)`` to the factor of the direction; see :class:`Rule`."""
 Mix = Callable[[FirstPass, Sequence[Tensor]], Sequence[Tensor]]
+"""Function ``mix(first, second)`` of two gradients to the gradient to descend with; see :class:`Rule`."""
 BeforeMix = Callable[[FirstPass, Sequence[Tensor]], None]
+"""Hook ``hook(first, second)`` that may change both gradients in place before they are mixed."""
 IsDue = Callable[[FirstPass], bool]
 
 TINY = float(torch.finfo(torch.float32).tiny)

@@ -71,7 +71,7 @@ class TRAM(SharpnessAware):
         form: map of logits to probabilities, ``"softmax"`` over classes or ``"sigmoid"`` of each channel.
         ignore_label: label of samples or voxels to leave out of the distance; the closure then returns
             ``(loss, (logits, label))``.
-        seed: of the noise.
+        seed: seed of the noise.
         engine: options of every optimizer of uumamba.optim, such as ``net`` and ``scaler``; see :class:`EngineOptions`.
 
     Attributes:

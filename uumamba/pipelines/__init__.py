@@ -3,9 +3,16 @@
 The functions print only progress.
 """
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from uumamba.pipelines.models import load_predictor
 
 __all__ = ["load_predictor"]
+
+
+def __dir__() -> list[str]:
+    return __all__
 
 
 def __getattr__(name: str) -> Any:

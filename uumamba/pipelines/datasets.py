@@ -283,9 +283,13 @@ def select_failures(selected: Iterable[Case], failures: Iterable[CaseError], *, 
 def _has_scans_and_labels(folder: Path, files: Collection[Path]) -> bool:
     """Return whether files are a data set's.
 
-    Predictions may have the names of scans, and nnU-Net writes its ``dataset.json`` next to them.
+    Predictions may have the names of scans, and nnU-Net writes its ``dataset.json`` next to them. A patient's folder of
+    ACDC has each frame with and without ``_gt``.
     """
     if not (folder / MANIFEST_NAME).exists() and has_layout(folder):
+        return True
+    names = {path.name for path in files}
+    if any(name.replace("_gt.", ".") in names for name in names if "_gt." in name):
         return True
     return any(len(reader.find_kinds(path.name for path in files) - {""}) > 1 for reader in load_readers().values())
 

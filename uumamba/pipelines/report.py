@@ -8,14 +8,14 @@ import numpy as np
 
 from uumamba.data.case import MANIFEST_NAME, Manifest
 from uumamba.data.scan import read_image, read_label
-from uumamba.evaluation.html_report import Overlay, render_report
-from uumamba.evaluation.overlays import OverlayCase, pick_cases
+from uumamba.evaluation.html_report import Overlay, render_report, render_training_report
+from uumamba.evaluation.overlays import OverlayCase, draw_overlay, pick_cases
 from uumamba.evaluation.scores import SCORES_NAME, TREES_NAME, ScoreRow, read_scores
 from uumamba.pipelines.datasets import FAILURE_KEYS, FAILURES_NAME, find_predictions
 from uumamba.pipelines.run_layout import compute_spreads, fold_folders, validated_trainings
 from uumamba.pipelines.sites.site_report import read_site_trainings
 from uumamba.runtime.errors import CaseError, UsageError, require, require_case
-from uumamba.runtime.files import write_text
+from uumamba.runtime.files import whole_file, write_text
 from uumamba.runtime.text_files import load_json
 from uumamba.training.run_folder import RunLog
 
@@ -26,10 +26,11 @@ def report(run_or_scores: Path | str, out: Path | str) -> Path:
     In the folder of ``scores.csv`` these files are optional: ``trees.csv`` (several vessels as one),
     ``prepared/dataset.json`` and ``predictions/`` (overlays), ``metrics.jsonl`` of each fold and seed in ``run/``
     (training curves and the spread of their Dice), ``baselines.json`` and ``failures.json``. The report has a note on
-    missing overlays and curves.
+    missing overlays and curves. A run that was only trained gets a page on its training.
 
     Args:
-        run_or_scores: the output folder of ``uumamba run`` or ``uumamba evaluate``, or a ``scores.csv``.
+        run_or_scores: the output folder of ``uumamba run``, ``uumamba evaluate`` or ``uumamba train``, or a
+            ``scores.csv``.
         out: the HTML file.
 
     Returns:
@@ -41,13 +42,16 @@ def report(run_or_scores: Path | str, out: Path | str) -> Path:
     out = Path(out)
     require(out.suffix.lower() in (".html", ".htm"), "--out", got=out, expected="a file name with the suffix .html")
     scores = Path(run_or_scores)
-    scores = scores / SCORES_NAME if scores.is_dir() else scores
+    if scores.is_dir():
+        run, scores = scores, scores / SCORES_NAME
+        if not scores.exists() and (training := read_training(run)):
+            write_text(out, _render_training(run, training))
+            return out
     rows, folder = read_scores(scores), scores.parent
     manifest_path, trees = folder / "prepared" / MANIFEST_NAME, folder / TREES_NAME
     manifest = Manifest.read(manifest_path) if manifest_path.is_file() else None
     overlays, notes = _overlays(folder, manifest, rows)
-    logs = {each.title: RunLog(each.path / "metrics.jsonl").rows() for each in fold_folders(folder / "run")}
-    training = {title: rows for title, rows in logs.items() if rows}
+    training = read_training(folder / "run")
     if not training:
         notes.append("There is no training curve because the scores' folder has no run/fold_*/metrics.jsonl.")
     origin = (("Data", manifest.reference), ("Licence of the data", manifest.licence)) if manifest else ()
@@ -80,6 +84,43 @@ def report(run_or_scores: Path | str, out: Path | str) -> Path:
     return out
 
 
+def read_training(run: Path) -> dict[str, list[dict[str, Any]]]:
+    """Read the rows of each training of a run folder."""
+    logs = {each.title: RunLog(each.path / "metrics.jsonl").rows() for each in fold_folders(run)}
+    return {title: rows for title, rows in logs.items() if rows}
+
+
+def _render_training(run: Path, training: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
+    return render_training_report(
+        title=f"{run.absolute().name}: training report",
+        training=training,
+        sites=read_site_trainings(run),
+        spreads=compute_spreads(validated_trainings(run)),
+    )
+
+
+def draw_typical_case(folder: Path | str, path: Path | str) -> Path:
+    """Write outlines of the case with the median Dice, as PNG.
+
+    Of fewer than three cases it is the worst, so that the picture does not flatter.
+
+    Args:
+        folder: the output folder of ``uumamba run``.
+        path: the PNG file.
+
+    Raises:
+        CaseError: no case was scored, or a file of the case is missing.
+    """
+    folder, path = Path(folder), Path(path)
+    manifest, picked = Manifest.read(folder / "prepared" / MANIFEST_NAME), pick_cases(read_scores(folder / SCORES_NAME))
+    case_id = picked.get("median") or picked.get("worst") or picked.get("best", "")
+    case = load_overlay_case(manifest, find_predictions(folder / "predictions"), case_id)
+    png = draw_overlay(case, manifest.regions or manifest.structures, colours=manifest.colours)
+    with whole_file(path) as unfinished:
+        unfinished.write_bytes(png)
+    return path
+
+
 def _overlays(folder: Path, manifest: Manifest | None, rows: Sequence[ScoreRow]) -> tuple[list[Overlay], list[str]]:
     """Load the cases to draw; return a note for each missing one."""
     predictions = folder / "predictions"
@@ -89,13 +130,23 @@ def _overlays(folder: Path, manifest: Manifest | None, rows: Sequence[ScoreRow])
     drawn, notes = [], []
     for role, case_id in pick_cases(rows).items():
         try:
-            drawn.append(Overlay(role, _load_case(manifest, found, case_id)))
+            drawn.append(Overlay(role, load_overlay_case(manifest, found, case_id)))
         except (CaseError, UsageError) as error:
             notes.append(f"The {role} case is not drawn. {error}")
     return drawn, notes
 
 
-def _load_case(manifest: Manifest, found: Mapping[str, Path], case_id: str) -> OverlayCase:
+def load_overlay_case(manifest: Manifest, found: Mapping[str, Path], case_id: str) -> OverlayCase:
+    """Read image, label and prediction of a scored case.
+
+    Args:
+        manifest: of the prepared folder.
+        found: path of each prediction by case id.
+        case_id: the case.
+
+    Raises:
+        CaseError: a file is missing, or the three have different shapes.
+    """
     case = manifest.by_id(case_id)
     if case.label is None or case_id not in found:
         raise CaseError(

@@ -30,3 +30,7 @@ __all__ = [
     "quantizer_scales",
     "scale_groups",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

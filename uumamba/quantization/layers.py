@@ -61,7 +61,17 @@ def find_modules(net: nn.Module, kinds: tuple[type[nn.Module], ...] = KINDS) -> 
 
 
 def quantized_layers(net: nn.Module) -> Iterator[QuantizedLayer]:
-    """Yield the quantized layers in the network's order of registration."""
+    """Yield the quantized layers in the network's order of registration.
+
+    Args:
+        net: a network after :func:`uumamba.quantization.quantize_`.
+
+    Example:
+        >>> from uumamba.quantization import quantize_
+        >>> net = nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 2))
+        >>> [layer.name for layer in quantized_layers(quantize_(net))]
+        ['0', '2']
+    """
     for name, layer in find_modules(net).items():
         weight = next((each for each in layer.modules() if isinstance(each, WeightQuantizer)), None)
         input_quantizer: Any = getattr(layer, INPUT, None)

@@ -49,6 +49,9 @@ class PackedWeight:
 def packed_weights(net: nn.Module) -> dict[str, PackedWeight]:
     """Return every rounded weight of a quantized network, by layer name.
 
+    Args:
+        net: a network after :func:`uumamba.quantization.quantize_`.
+
     Raises:
         UsageError: no weight is quantized, a weight is not rounded yet (``start_step``), or a weight has another
             parametrization (weight norm or spectral norm) besides its quantizer.
@@ -78,6 +81,15 @@ def packed_bytes(net: nn.Module) -> int:
 
     Parameters in full precision are not included: biases and norms, layers excluded by ``overrides``, and matrices of
     attention, recurrent layers, ``Bilinear`` and embeddings.
+
+    Args:
+        net: a network after :func:`uumamba.quantization.quantize_`.
+
+    Example:
+        >>> from uumamba.quantization import quantize_
+        >>> net = nn.Sequential(nn.Linear(64, 64))
+        >>> packed_bytes(quantize_(net, weight_bits=2, act_bits=None, first_last_bits=None))  # 64 * 64 / 4 + 4
+        1028
     """
     return sum(packed.nbytes for packed in packed_weights(net).values())
 

@@ -126,6 +126,9 @@ def quantize_(
 def quantizer_scales(net: nn.Module) -> dict[str, nn.Parameter]:
     """Return the learned scales by layer and part, weight before input.
 
+    Args:
+        net: a network after :func:`quantize_`.
+
     Example:
         >>> list(quantizer_scales(quantize_(nn.Sequential(nn.Linear(2, 2)))))
         ['0.weight', '0.input']
@@ -141,6 +144,9 @@ def quantizer_scales(net: nn.Module) -> dict[str, nn.Parameter]:
 def holds_scales(state: Iterable[str]) -> bool:
     """Return whether tensor names are from a quantized network's ``state_dict``.
 
+    Args:
+        state: names of tensors, such as a ``state_dict``.
+
     Example:
         >>> net = nn.Sequential(nn.Linear(2, 2))
         >>> holds_scales(net.state_dict()), holds_scales(quantize_(net, weight_bits=None).state_dict())
@@ -151,6 +157,9 @@ def holds_scales(state: Iterable[str]) -> bool:
 
 def scale_groups(net: nn.Module) -> list[dict[str, Any]]:
     """Return two parameter groups: other parameters, and scales without weight decay.
+
+    Args:
+        net: a network after :func:`quantize_`.
 
     Example:
         >>> [len(group["params"]) for group in scale_groups(quantize_(nn.Sequential(nn.Linear(2, 2))))]
@@ -167,6 +176,10 @@ def count_steps(net: nn.Module, optimizer: Optimizer) -> RemovableHandle:
 
     The number of remaining steps is part of the network's ``state_dict``. Call this function again after loading a
     checkpoint into a new network.
+
+    Args:
+        net: a network after :func:`quantize_` with ``start_step``.
+        optimizer: the optimizer whose steps count.
 
     Raises:
         UsageError: the network was quantized without ``start_step``.

@@ -27,6 +27,9 @@ class Limit:
     words: str
     holds: Callable[[Any], bool]
 
+    def __repr__(self) -> str:
+        return self.words.removeprefix("of ")
+
 
 AT_LEAST_0 = Limit("of at least 0", lambda value: value >= 0)
 AT_LEAST_1 = Limit("of at least 1", lambda value: value >= 1)

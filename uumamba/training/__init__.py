@@ -50,3 +50,7 @@ __all__ = [
     "save_checkpoint",
     "standard_observers",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -53,3 +53,7 @@ __all__ = [
     "unlearn",
     "weight_distance",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

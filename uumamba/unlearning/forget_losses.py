@@ -30,6 +30,11 @@ class ForgetLoss(ABC):
 
     A step computes its forget loss several times on one batch, at other weights. :meth:`bind` does once what does not
     depend on the weights.
+
+    Args:
+        per_sample_loss: loss of each sample, such as :func:`per_sample_cross_entropy`.
+        predict: ``predict(net, batch)`` returns logits and label.
+        outputs: also return ``(logits, label)``, for an optimizer with a trust region (TRAM).
     """
 
     def __init__(self, per_sample_loss: PerSampleLoss, predict: Predict, outputs: bool) -> None:

@@ -27,3 +27,7 @@ __all__ = [
     "default_rotation_deg",
     "rotates_in_plane_only",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -29,7 +29,7 @@ def read_meanings(kind: str, name: str) -> dict[str, str]:
 
 
 def read_section_meanings(model: type) -> dict[str, str]:
-    """Read the ``Args:`` line of every key of a section with a model."""
+    """Read the ``Args:`` lines of a section with a model, by key."""
     return _read_lines(model)
 
 

@@ -1,0 +1,1 @@
+"""Generated pages of the manual's reference."""
