@@ -11,6 +11,7 @@ import yaml
 from tests.conftest import REPOSITORY
 from tests.docs.manual_pages import SHELL, Fence, list_broken_links, list_pages, read_fences, write_files
 from tests.docs.shell_commands import check_command, list_commands
+from tests.docs.tutorial_sizes import shorten
 from uumamba.config import read_config
 from uumamba.runtime.errors import UumambaError
 
@@ -54,7 +55,7 @@ def test_python_of_a_page_that_needs_nothing_runs_in_order(
     for fence in read_fences(REPOSITORY, page):
         is_run = fence.language == "python" and not fence.is_only_parsed and not fence.is_file
         if is_run and not NEEDS_FILES.search(fence.text):
-            exec(compile(fence.text, str(fence), "exec"), names)
+            exec(compile(shorten(fence), str(fence), "exec"), names)
 
 
 @pytest.mark.parametrize("fence", of_language("yaml"), ids=str)

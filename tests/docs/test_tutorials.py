@@ -4,83 +4,22 @@ import os
 import runpy
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import REPOSITORY
-from tests.docs.manual_pages import SHELL, Fence, list_pages, read_fences, write_files
+from tests.docs.manual_pages import SHELL, list_pages, read_fences, write_files
 from tests.docs.shell_commands import split_commands
+from tests.docs.tutorial_sizes import FOLDER, SMALLER, Smaller, shorten
 from uumamba.cli import main
 
-FOLDER = "docs/tutorials/"
 TUTORIALS = [page for page in list_pages(REPOSITORY) if page.startswith(FOLDER) and not page.endswith("index.md")]
 STEPS_ABOVE = "needs the steps above"
 """Title of Python that a tutorial runs and the fast tests only compile."""
 NOT_RUN = (("pip", "install"),)
-
-TINY_NET = (
-    "--set net.features=[4,8] --set net.strides=[[1,1],[2,2]] --set net.encoder_blocks=[1,1] "
-    "--set net.decoder_blocks=[1] --set inference.mirror=false --set inference.overlap=0"
-)
-TINY = (
-    "--set training.epochs=1 --set training.batches_per_epoch=1 --set training.batch_size=2 "
-    f"--set training.validate_every=1 --set training.patch_size=[32,32] --set schedule.warmup_epochs=0 {TINY_NET}"
-)
-COARSE = "--set preprocess.spacing_mm=[null,4,4]"
-
-
-@dataclass(frozen=True)
-class Smaller:
-    """What makes a tutorial small: options appended to commands by their beginning, and text replaced in Python."""
-
-    appended: Mapping[str, str] = field(default_factory=dict)
-    replaced: Mapping[str, str] = field(default_factory=dict)
-
-
-HEARTS = {
-    "python -m data_prep.phantoms.heart": "--patients 5",
-    "uumamba prepare": f"--workers 0 {COARSE}",
-    "uumamba run": f"--workers 0 {TINY} {COARSE}",
-    "uumamba predict": "--no-preview",
-}
-SMALLER = {
-    "first_scan": Smaller(),
-    "acdc": Smaller(HEARTS),
-    "own_data": Smaller(
-        {
-            "python -m data_prep.phantoms.lesions": "--cases 5",
-            "python -m data_prep.phantoms.pictures": "--cases 5",
-            "uumamba run": f"--workers 0 {TINY}",
-            "uumamba predict": "--no-preview",
-        }
-    ),
-    "optimizer": Smaller(replaced={"epochs = 40": "epochs = 1", "range(3)": "range(1)"}),
-    "domain_generalization": Smaller(
-        replaced={"epochs = 20": "epochs = 1", "range(3)": "range(1)", "train_ids.tolist()": "train_ids[:20].tolist()"}
-    ),
-    "remove_a_patient": Smaller(
-        HEARTS | {"python -m data_prep.phantoms.heart": "--patients 20"}  # four are held out, the fewest that it takes
-    ),
-    "federated": Smaller(
-        HEARTS
-        | {
-            "python -m data_prep.phantoms.heart": "--patients 10",  # two of each diagnosis
-            "uumamba run acdc_federated": "--set federated.local_steps=1",
-        },
-        replaced={"rounds=30": "rounds=2"},
-    ),
-}
-
-
-def shorten(fence: Fence, replaced: Mapping[str, str]) -> str:
-    text = fence.text
-    for old, new in replaced.items():
-        text = text.replace(old, new)
-    return text
 
 
 def run_command(command: list[str], smaller: Smaller) -> None:
@@ -134,7 +73,7 @@ def test_a_tutorial_runs_from_top_to_bottom(page: str, tmp_path: Path) -> None:
         write_files(fences, tmp_path)
         for fence in fences:
             if fence.language == "python" and not fence.is_file and fence.title in {"", STEPS_ABOVE}:
-                exec(compile(shorten(fence, smaller.replaced), str(fence), "exec"), names)
+                exec(compile(shorten(fence), str(fence), "exec"), names)
             elif fence.language in SHELL and not fence.is_only_parsed:
                 for command in filter(None, split_commands(fence.text)):
                     run_command(command, smaller)
