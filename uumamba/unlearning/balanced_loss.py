@@ -34,6 +34,26 @@ def per_sample_balanced_cross_entropy(logits: Any, label: Tensor, *, ignore_labe
         >>> per_sample_balanced_cross_entropy(logits, torch.tensor([[0, 0, 0, 1]]))  # ln 2 for both classes
         tensor([0.6931])
     """
+    means, present = class_means(logits, label, ignore_label=ignore_label)
+    return means.sum(1) / present.sum(1)
+
+
+def class_means(logits: Any, label: Tensor, *, ignore_label: int | None = -100) -> tuple[Tensor, Tensor]:
+    """Return the mean cross entropy of each class of each sample, and which classes are there.
+
+    Args:
+        logits: as for :func:`per_sample_balanced_cross_entropy`.
+        label: as there.
+        ignore_label: as there.
+
+    Returns:
+        Means ``(batch, classes)``, 0 for a class without a valid voxel, and a boolean tensor of the same shape.
+
+    Example:
+        >>> means, present = class_means(torch.zeros(1, 2, 3), torch.tensor([[0, 0, 0]]))
+        >>> means, present
+        (tensor([[0.6931, 0.0000]]), tensor([[ True, False]]))
+    """
     logits = finest_logits(logits)
     classes, valid = read_valid_classes(logits, label, ignore_label)
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -42,4 +62,4 @@ def per_sample_balanced_cross_entropy(logits: Any, label: Tensor, *, ignore_labe
     chosen = classes.masked_fill(~valid, logits.shape[1])[:, None].flatten(1)
     sums = losses.new_zeros(len(losses), logits.shape[1] + 1).scatter_add(1, chosen, losses)[:, :-1]
     counts = losses.new_zeros(sums.shape[0], sums.shape[1] + 1).scatter_add(1, chosen, torch.ones_like(losses))[:, :-1]
-    return (sums / counts.clamp(min=1)).sum(1) / (counts > 0).sum(1)
+    return sums / counts.clamp(min=1), counts > 0

@@ -1,52 +1,56 @@
 """Loss of patches relative to unseen ones, by which they are recognised."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from uumamba.runtime.network import evaluating
 from uumamba.types import Batch
-from uumamba.unlearning import collect_losses, per_sample_balanced_cross_entropy, per_sample_cross_entropy
+from uumamba.unlearning import predict_batch
+from uumamba.unlearning.balanced_loss import class_means
 
 LEAST_LOSS = 1e-7
 
 
 @dataclass(frozen=True)
 class RelativeLoss:
-    r"""Lower of a patch's two losses relative to unseen patches.
+    r"""Loss of a patch relative to unseen patches, at most 1.
 
-    .. math:: r_i = \min\left(\frac{L^\mathrm{balanced}_i}{\mathrm{median}\, L^\mathrm{balanced}_\mathrm{unseen}},
-        \frac{L^\mathrm{voxel}_i}{\mathrm{median}\, L^\mathrm{voxel}_\mathrm{unseen}}\right)
+    .. math:: r_i = \frac{1}{|C_i|} \sum_{c \in C_i} \min\left(\frac{L_{ic}}{\mathrm{median}\, L_{\cdot c}}, 1\right)
 
-    A patch with a value below 1 is recognised by one of the losses. A loss of class means alone would leave that of all
-    voxels, which the background dominates, as it is.
+    with :math:`L_{ic}` the mean cross entropy of the voxels of class c. Each class has a median of its own and counts
+    up to it, so that neither the background hides a small structure, nor a structure has to make up for the background.
 
     Attributes:
-        balanced: median of the unseen patches' mean over classes of their voxels' mean cross entropy.
-        voxel: median of the unseen patches' mean cross entropy.
+        medians: median of the unseen patches' losses, for each class; infinite for a class that none of them has, which
+            then does not count.
         ignore_label: label of voxels that do not count.
     """
 
-    balanced: float
-    voxel: float
+    medians: Sequence[float]
     ignore_label: int | None
 
     def __call__(self, logits: Any, label: Tensor) -> Tensor:
-        """Return the value of each patch, ``(batch,)``."""
-        balanced = per_sample_balanced_cross_entropy(logits, label, ignore_label=self.ignore_label)
-        voxel = per_sample_cross_entropy(logits, label, ignore_label=self.ignore_label)
-        return torch.minimum(balanced / self.balanced, voxel / self.voxel)
+        """Return the value of each patch, ``(batch,)``; 1 for one without a class that counts."""
+        means, present = class_means(logits, label, ignore_label=self.ignore_label)
+        medians = means.new_tensor(list(self.medians))
+        counts = present & medians.isfinite()
+        relative = (means / medians).clamp(max=1).where(counts, 0.0)
+        return torch.where(counts.any(1), relative.sum(1) / counts.sum(1).clamp(min=1), 1.0)
 
 
 def measure_unseen(net: nn.Module, unseen: Iterable[Batch], *, ignore_label: int | None) -> RelativeLoss:
     """Measure the medians on batches of unseen patches."""
-    batches = list(unseen)
-
-    def median(per_sample_loss: Any) -> float:
-        losses = collect_losses(net, batches, per_sample_loss=partial(per_sample_loss, ignore_label=ignore_label))
-        return max(float(losses.median()), LEAST_LOSS)
-
-    return RelativeLoss(median(per_sample_balanced_cross_entropy), median(per_sample_cross_entropy), ignore_label)
+    with evaluating(net):
+        found = [class_means(*predict_batch(net, batch), ignore_label=ignore_label) for batch in unseen]
+    means, present = (torch.cat(each).T for each in zip(*found, strict=True))
+    return RelativeLoss(
+        tuple(
+            max(float(losses[known].median()), LEAST_LOSS) if known.any() else float("inf")
+            for losses, known in zip(means, present, strict=True)
+        ),
+        ignore_label,
+    )
