@@ -109,7 +109,7 @@ def print_progress(text: str) -> None:
 
 
 def find_kept_log(table: Path | None) -> Path | None:
-    """Return the file of finished runs beside a table, which is committed with it."""
+    """Return the file of finished runs beside a table."""
     return None if table is None else table.with_name(f"{table.stem}_runs.jsonl")
 
 

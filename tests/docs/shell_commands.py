@@ -144,9 +144,16 @@ def _check_module(name: str, arguments: list[str]) -> None:
         patch.setattr(argparse.ArgumentParser, "parse_args", stop)
         patch.setattr(sys, "argv", [name, *arguments])
         try:
-            runpy.run_module(name, run_name="__main__", alter_sys=True)
+            run_as_main(name, patch)
         except ParsedOnly:
             return
         except SystemExit as end:
             if end.code:  # 0 is --help's
                 raise AssertionError(f"python -m {name} {' '.join(arguments)}: refused") from end
+
+
+def run_as_main(name: str, patch: pytest.MonkeyPatch) -> None:
+    """Run a module as ``python -m`` does, also one that other tests have imported."""
+    for imported in (name, f"{name}.__main__"):
+        patch.delitem(sys.modules, imported, raising=False)
+    runpy.run_module(name, run_name="__main__", alter_sys=True)

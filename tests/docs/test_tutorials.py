@@ -1,7 +1,6 @@
 """Each tutorial, run from top to bottom with small phantoms and short trainings."""
 
 import os
-import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +11,7 @@ import pytest
 
 from tests.conftest import REPOSITORY
 from tests.docs.manual_pages import SHELL, list_pages, read_fences, write_files
-from tests.docs.shell_commands import split_commands
+from tests.docs.shell_commands import run_as_main, split_commands
 from tests.docs.tutorial_sizes import FOLDER, SMALLER, Smaller, shorten
 from uumamba.cli import main
 
@@ -35,7 +34,7 @@ def run_command(command: list[str], smaller: Smaller) -> None:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(sys, "argv", command[2:])
             try:
-                runpy.run_module(command[2], run_name="__main__", alter_sys=True)
+                run_as_main(command[2], patch)
             except SystemExit as end:
                 if end.code:
                     raise AssertionError(typed) from end

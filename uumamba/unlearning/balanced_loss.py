@@ -39,7 +39,7 @@ def per_sample_balanced_cross_entropy(logits: Any, label: Tensor, *, ignore_labe
 
 
 def class_means(logits: Any, label: Tensor, *, ignore_label: int | None = -100) -> tuple[Tensor, Tensor]:
-    """Return the mean cross entropy of each class of each sample, and which classes are there.
+    """Return each class's mean cross entropy by sample, and which are there.
 
     Args:
         logits: as for :func:`per_sample_balanced_cross_entropy`.

@@ -11,7 +11,7 @@ LOSSES = (attrgetter("loss"), attrgetter("voxel_loss"))
 
 
 def find_recognised(forget: Mapping[str, CaseMeasure], unseen: Collection[CaseMeasure]) -> list[str]:
-    """List the cases to forget whose loss is lower than that of unseen cases of the same rank.
+    """List cases with a lower loss than unseen ones of equal rank.
 
     The case with the i-th lowest of n losses is compared with the quantile (i - 1/2) / n of the unseen cases' losses,
     by both losses of a case. If no case is recognised, the losses of the cases to forget are distributed like those of

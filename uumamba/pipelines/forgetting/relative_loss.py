@@ -34,7 +34,7 @@ class RelativeLoss:
     ignore_label: int | None
 
     def __call__(self, logits: Any, label: Tensor) -> Tensor:
-        """Return the value of each patch, ``(batch,)``; 1 for one without a class that counts."""
+        """Return the value of each patch, ``(batch,)``; 1 without a class."""
         means, present = class_means(logits, label, ignore_label=self.ignore_label)
         medians = means.new_tensor(list(self.medians))
         counts = present & medians.isfinite()
