@@ -74,8 +74,9 @@ def wait_for_rows(run: Path, rows: int, process: subprocess.Popen[bytes]) -> Non
 
 
 def slurm_script(repository: Path, folder: Path, arguments: list[str]) -> Path:
-    """Write README's script with this test's command, and stand-ins for SLURM's commands."""
-    text = re.search(r"```bash\n(#!/bin/bash\n#SBATCH.*?)```", (repository / "README.md").read_text("utf-8"), re.DOTALL)
+    """Write the manual's script with this test's command, and stand-ins for SLURM's commands."""
+    page = (repository / "docs" / "how_to" / "slurm.md").read_text("utf-8")
+    text = re.search(r"```bash\n(#!/bin/bash\n#SBATCH.*?)```", page, re.DOTALL)
     assert text is not None
     words = " ".join(f'"{word}"' for word in [sys.executable, *arguments])
     script, changed = re.subn(r"\buumamba train .*(?=')", lambda _: words, text[1])
