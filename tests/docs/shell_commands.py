@@ -154,6 +154,7 @@ def _check_module(name: str, arguments: list[str]) -> None:
 
 def run_as_main(name: str, patch: pytest.MonkeyPatch) -> None:
     """Run a module as ``python -m`` does, also one that other tests have imported."""
-    for imported in (name, f"{name}.__main__"):
-        patch.delitem(sys.modules, imported, raising=False)
+    spec = importlib.util.find_spec(name)
+    is_package = spec is not None and spec.submodule_search_locations is not None
+    patch.delitem(sys.modules, f"{name}.__main__" if is_package else name, raising=False)
     runpy.run_module(name, run_name="__main__", alter_sys=True)
