@@ -55,7 +55,7 @@ def test_python_of_a_page_that_needs_nothing_runs_in_order(
     for fence in read_fences(REPOSITORY, page):
         is_run = fence.language == "python" and not fence.is_only_parsed and not fence.is_file
         if is_run and not NEEDS_FILES.search(fence.text):
-            exec(compile(shorten(fence), str(fence), "exec"), names)
+            exec(compile(shorten(fence), str(fence), "exec"), names)  # the manual's own text
 
 
 @pytest.mark.parametrize("fence", of_language("yaml"), ids=str)

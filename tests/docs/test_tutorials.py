@@ -72,7 +72,7 @@ def test_a_tutorial_runs_from_top_to_bottom(page: str, tmp_path: Path) -> None:
         write_files(fences, tmp_path)
         for fence in fences:
             if fence.language == "python" and not fence.is_file and fence.title in {"", STEPS_ABOVE}:
-                exec(compile(shorten(fence), str(fence), "exec"), names)
+                exec(compile(shorten(fence), str(fence), "exec"), names)  # the manual's own text
             elif fence.language in SHELL and not fence.is_only_parsed:
                 for command in filter(None, split_commands(fence.text)):
                     run_command(command, smaller)
