@@ -294,8 +294,8 @@ FAULTS = (
     ),
     Fault(  # epochs taken for steps
         "uumamba.config.learning_rate",
-        old="warmup_steps=part.warmup_epochs * batches_per_epoch,",
-        new="warmup_steps=part.warmup_epochs,",
+        old="min(part.warmup_epochs * batches_per_epoch, total_steps // 2)",
+        new="min(part.warmup_epochs, total_steps // 2)",
         test_file="tests/config/test_parts.py",
     ),
     # federated

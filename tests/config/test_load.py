@@ -129,7 +129,24 @@ def test_an_unknown_key_is_refused_with_the_nearest_valid_one(refused, override,
     with refused(key) as error:
         read_config("demo", [override])
     assert error.value.expected == nearest
-    assert "demo.yaml" in error.value.fix
+    assert f"--set {override}" in error.value.fix
+
+
+@pytest.mark.parametrize(
+    ("overrides", "origin"),
+    [
+        (["optim.rho=0.1", "training.epochs=1"], "demo.yaml"),
+        (["optim.base.lr=1", "optim.rho=-1"], "--set optim.rho=-1"),
+        (["optim={name: SAM, rho: -1, base: {name: SGD}}", "seed=1"], "--set optim={name: SAM, rho: -1"),
+    ],
+)
+def test_a_wrong_value_names_the_override_that_set_it_or_the_file(tmp_path, overrides, origin) -> None:
+    file, stored = tmp_path / "demo.yaml", read_config("demo").as_json()
+    stored["seed"] = "many" if origin == "demo.yaml" else 0
+    file.write_text(yaml.safe_dump(stored), encoding="utf-8")
+    with pytest.raises(UsageError) as error:
+        read_config(file, overrides)
+    assert origin in error.value.fix
 
 
 @pytest.mark.parametrize(
@@ -196,7 +213,6 @@ def test_a_wrong_value_is_rejected_when_the_configuration_is_read(refused, overr
 @pytest.mark.parametrize(
     ("overrides", "key"),
     [
-        (["schedule.warmup_epochs=3", "training.epochs=1"], "schedule.warmup_epochs"),
         (["optim.base={name: SGD, nesterov: true}"], "optim"),
         ([f"optim={{name: GSAM, rho_min: 0.01, {SGD}}}"], "optim"),
         (["optim={name: MSAM, base: {name: SGD, momentum: 0, nesterov: false}}"], "optim"),

@@ -100,6 +100,19 @@ def test_a_budget_gets_its_minutes_and_a_warm_up_in_steps() -> None:
     assert build_budget(read_config("demo").schedule) is None
 
 
+@pytest.mark.parametrize(("epochs", "risen"), [(9, 40), (5, 40), (1, 20)])
+def test_a_warm_up_takes_at_most_half_of_the_steps(epochs: int, risen: int) -> None:
+    part = read_config("demo", ["schedule={name: constant, warmup_epochs: 1}"]).schedule
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
+    schedule = build_schedule(part, optimizer, epochs=epochs, batches_per_epoch=40)
+    rates = []
+    for _ in range(epochs * 40):
+        rates += schedule.get_last_lr()
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([min(1.0, (step + 1) / risen) for step in range(epochs * 40)])
+
+
 def test_channels_last_is_refused_where_torch_may_crash(refused) -> None:
     with refused("training.channels_last", got=True):
         resolve_channels_last(True, "cpu")

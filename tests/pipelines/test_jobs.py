@@ -101,7 +101,6 @@ def write_index(path: Path, *slow: str) -> Path:
         ("optim.base.lr=-1", "optim.base.lr", -1),
         ("optim.rho=.nan", "optim.rho", ANY),
         ("training.ema_decay=.nan", "training.ema_decay", ANY),
-        ("schedule.warmup_epochs=9", "schedule.warmup_epochs", 9),
         (f"quantization={BITS}", "quantization.start_step", 100),
         ("training.sampling.class_weights={Kidney: 2}", "training.sampling.class_weights", "Kidney"),
         ("dataset.domains={leave_out: D}", "dataset.domains", "D"),

@@ -20,7 +20,7 @@ class ScheduleOptions:
 
     Args:
         power: exponent of the decay, for ``poly`` and ``budget``.
-        warmup_epochs: number of first epochs, over which the rate rises linearly.
+        warmup_epochs: number of first epochs, over which the rate rises linearly; at most half of them.
         minutes: for ``budget``: schedule over this time, after which training ends.
     """
 
@@ -50,21 +50,14 @@ def build_schedule(
 ) -> LRScheduler:
     """Build the schedule of a training of at most ``epochs``.
 
-    Raises:
-        UsageError: the warm-up takes all epochs.
+    The warm-up takes at most half of the steps, so that a training shortened for a try starts.
     """
-    require(
-        part.warmup_epochs < epochs,
-        "warmup_epochs",
-        got=part.warmup_epochs,
-        expected=f"a number below training.epochs, {epochs}",
-        fix="lower schedule.warmup_epochs, or train longer",
-    )
+    total_steps = epochs * batches_per_epoch
     made = supply(
         part.bind(),
         optimizer=optimizer,
-        total_steps=epochs * batches_per_epoch,
-        warmup_steps=part.warmup_epochs * batches_per_epoch,
+        total_steps=total_steps,
+        warmup_steps=min(part.warmup_epochs * batches_per_epoch, total_steps // 2),
         budget=budget or build_budget(part),
     )
     return cast(LRScheduler, made)

@@ -45,15 +45,16 @@ def read_config(config: Path | str, overrides: Sequence[str] = ()) -> RunConfig:
     require(isinstance(stored, dict), source, got=type(stored).__name__, expected="a mapping with the keys of a run")
     for override in overrides:
         _apply(stored, override)
-    return validate(stored, source=source)
+    return validate(stored, source=source, overrides=overrides)
 
 
-def validate(stored: Mapping[str, Any], *, source: str) -> RunConfig:
+def validate(stored: Mapping[str, Any], *, source: str, overrides: Sequence[str] = ()) -> RunConfig:
     """Validate the keys and values of a configuration.
 
     Args:
         stored: the keys of a run.
         source: name of the configuration in errors.
+        overrides: those already applied, which are named in errors of their keys.
 
     Raises:
         UsageError: the first wrong key.
@@ -61,7 +62,7 @@ def validate(stored: Mapping[str, Any], *, source: str) -> RunConfig:
     try:
         return RunConfig.model_validate(stored)
     except ValidationError as error:
-        raise _convert_first(error, source) from None
+        raise _convert_first(error, source, overrides) from None
 
 
 def _read_text(config: Path | str) -> tuple[str, str]:
@@ -159,11 +160,13 @@ def _apply(stored: dict[str, Any], override: str) -> None:
         raise UsageError("--set", got=override, expected="a value in valid YAML") from None
 
 
-def _convert_first(error: ValidationError, source: str) -> UsageError:
+def _convert_first(error: ValidationError, source: str, overrides: Sequence[str]) -> UsageError:
     """Convert the first of pydantic's errors to a ``UsageError``."""
     first = error.errors(include_url=False)[0]
-    key, fix = ".".join(map(str, first["loc"])), f"correct {source}"
+    key = ".".join(map(str, first["loc"]))
     cause = first.get("ctx", {}).get("error")
+    wrong = cause.within(key).key if isinstance(cause, UsageError) else key
+    fix = f"correct {_find_origin(wrong, source, overrides)}"
     if cause is None:
         return UsageError(key, got=first["input"], expected=first["msg"].removeprefix("Input should be "), fix=fix)
     if not isinstance(cause, UsageError):
@@ -177,6 +180,15 @@ def _convert_first(error: ValidationError, source: str) -> UsageError:
         elsewhere = [words.get(section, f"in {section}") for section in sections]
         return UnknownKeyError(found.key, valid=found.valid, elsewhere=elsewhere, fix=fix)
     return UsageError(found.key, got=found.got, expected=found.expected, fix=found.fix or fix)
+
+
+def _find_origin(key: str, source: str, overrides: Sequence[str]) -> str:
+    """Return the last override of a key, of its section or inside of it; the source without one."""
+    for override in reversed(overrides):
+        name = override.partition("=")[0]
+        if f"{key}.".startswith(f"{name}.") or f"{name}.".startswith(f"{key}."):
+            return f"--set {override}"
+    return source
 
 
 def list_keys(annotation: Any, section: str = "") -> Iterator[tuple[str, str]]:
