@@ -106,10 +106,24 @@ class ProcessLinks:
     def swap(self, message: Tensor, *, tag: int, receivers: Sequence[int], senders: Sequence[int]) -> dict[int, Tensor]:
         """Send a vector to some clients and return the vectors of others."""
         found = {sender: torch.empty_like(message) for sender in senders}
-        calls = [
-            *(dist.P2POp(dist.isend, message.contiguous(), receiver, tag=tag) for receiver in receivers),
-            *(dist.P2POp(dist.irecv, found[sender], sender, tag=tag) for sender in senders),
-        ]
-        for work in dist.batch_isend_irecv(calls) if calls else ():
-            work.wait()
+        works: list[tuple[int, dist.Work | None]] = []
+        for receiver in receivers:
+            with self._noting(receiver):
+                works.append((receiver, dist.isend(message.contiguous(), receiver, tag=tag)))
+        for sender in senders:
+            with self._noting(sender):
+                works.append((sender, dist.irecv(found[sender], sender, tag=tag)))
+        for peer, work in works:
+            with self._noting(peer):
+                if work is not None:
+                    work.wait()
         return found
+
+    @contextmanager
+    def _noting(self, peer: int) -> Iterator[None]:
+        """Name the other client in an error of the connection."""
+        try:
+            yield
+        except RuntimeError as error:
+            error.add_note(f"connected to {self.names[peer]}")
+            raise

@@ -204,8 +204,9 @@ def _select_error(error: BaseException, watch: RankWatch) -> BaseException:
         first = watch.read_end_error(wait_s=REASON_S)
         if first is not None:
             return first
+        reason = "; ".join([summarize_error(lost).rstrip("."), *getattr(lost, "__notes__", [])])
         error = RankLostError(
-            f"Another process of the group disappeared ({summarize_error(lost).rstrip('.')}), perhaps killed for lack "
+            f"Another process of the group disappeared ({reason}), perhaps killed for lack "
             "of memory. Fix: continue from the last checkpoint with --resume."
         )
     exit_code = getattr(error, "exit_code", EXIT_FAILED)
