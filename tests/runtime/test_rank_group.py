@@ -53,6 +53,23 @@ def test_a_lost_rank_ends_the_other_within_a_minute(groups: Path, job: str) -> N
     assert 0 < ended - float(lost) < 60
 
 
+@pytest.mark.slow
+def test_the_processes_of_torchrun_can_join_a_second_group(repository: Path, tmp_path: Path) -> None:
+    script = tmp_path / "joins.py"
+    script.write_text(
+        "from uumamba.runtime.rank_group import join_group\n"
+        "for number in range(2):\n"
+        "    with join_group('cpu') as ranks:\n"
+        "        print(ranks.gather(number), ranks.on_rank_zero(lambda: None), flush=True)\n",
+        encoding="utf-8",
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository)}
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(script)]
+    done = subprocess.run(command, env=environment, check=False, timeout=120, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert sorted(done.stdout.splitlines()) == ["[0, 0] None"] * 2 + ["[1, 1] None"] * 2
+
+
 def test_a_group_without_an_address_is_refused(monkeypatch: pytest.MonkeyPatch, refused: Any) -> None:
     for name in ("MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)

@@ -32,7 +32,8 @@ WAIT_AT_MOST = timedelta(hours=1)
 def join_group(device: str, place: Place | None = None, *, silence_s: float = SILENCE_S) -> Iterator[Ranks]:
     """Join this process's training group for the duration of the block.
 
-    The block ends on every rank together. A single process gets :data:`ALONE`.
+    The block ends on every rank together. A single process gets :data:`ALONE`. Processes of torchrun may join again
+    after the block.
 
     A rank that leaves the block by an error ends the group. Its error is raised unchanged, and within a minute all
     other ranks raise :class:`EndedWithAnother` with the same exit code. If a rank disappears (killed, or its machine
@@ -56,10 +57,12 @@ def join_group(device: str, place: Place | None = None, *, silence_s: float = SI
     if on_cuda:
         torch.cuda.set_device(device)
     store, rank, count = _find_store()
-    own_store = PrefixStore("uumamba", store.clone())
+    # torchrun keeps the store, so a second group of the same processes needs keys of its own.
+    number = (store.add("uumamba/joined", 1) - 1) // count
+    own_store = PrefixStore(f"uumamba/{number}", store.clone())
     dist.init_process_group(
         "cpu:gloo,cuda:nccl" if on_cuda else "gloo",
-        store=PrefixStore("torch", store),
+        store=PrefixStore(f"torch/{number}", store),
         rank=rank,
         world_size=count,
         timeout=WAIT_AT_MOST,
