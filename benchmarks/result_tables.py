@@ -49,10 +49,17 @@ def count_verdicts(rows: Sequence[Result]) -> str:
 
 
 def format_table(rows: Sequence[Result]) -> str:
-    """Return rows as a Markdown table."""
-    head = [str(key).replace("_", " ") for key in rows[0]]
-    numbers = [all(_is_number(row[key]) for row in rows) for key in rows[0]]
-    return make_table(head, [[format_cell(value) for value in row.values()] for row in rows], numbers=numbers)
+    """Return rows as a Markdown table.
+
+    The verdict follows the claim, where it is seen without scrolling to the right.
+    """
+    keys = [*rows[0]]
+    if {"claim", "verdict"} <= {*keys}:
+        keys.remove("verdict")
+        keys.insert(keys.index("claim") + 1, "verdict")
+    numbers = [all(_is_number(row[key]) for row in rows) for key in keys]
+    head = [str(key).replace("_", " ") for key in keys]
+    return make_table(head, [[format_cell(row[key]) for key in keys] for row in rows], numbers=numbers)
 
 
 def format_cell(value: Any) -> str:

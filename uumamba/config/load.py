@@ -183,7 +183,10 @@ def _convert_first(error: ValidationError, source: str, overrides: Sequence[str]
 
 
 def _find_origin(key: str, source: str, overrides: Sequence[str]) -> str:
-    """Return the last override of a key, of its section or inside of it; the source without one."""
+    """Return where a key was set: by an override, or the source.
+
+    The override may also be one of the key's section, or of a key inside of it; the last one counts.
+    """
     for override in reversed(overrides):
         name = override.partition("=")[0]
         if f"{key}.".startswith(f"{name}.") or f"{name}.".startswith(f"{key}."):
