@@ -44,9 +44,9 @@ def write_result(
     stored = []
     for name, overrides in configs:
         resolved = resolve_config(name, overrides)
-        stored.append(
-            {"name": str(name), "set": list(overrides), "sha256": hash_config(resolved), "resolved": resolved}
-        )
+        path = Path(name)
+        inside = path.relative_to(ROOT).as_posix() if path.is_absolute() and path.is_relative_to(ROOT) else str(name)
+        stored.append({"name": inside, "set": list(overrides), "sha256": hash_config(resolved), "resolved": resolved})
     head = {"title": title, "about": about, "machine": describe_machine(), "versions": list_versions()}
     head["commit"] = describe_commit() if measured_at is None else measured_at
     write_json(path, head | {"configs": stored, "rows": [dict(row) for row in rows]})
