@@ -355,7 +355,7 @@ def predict(
         _say(line)
     if report is not None:
         _say(f"report: {report}")
-    if (card := find_card(model)) is not None:
+    if (result.written or result.skipped) and (card := find_card(model)) is not None:
         _say(f"model {model}: figures, limits and licence are in {card}")
     _report_failures(result.failures, done=len(result.written) + len(result.skipped))
 

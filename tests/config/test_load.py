@@ -311,7 +311,7 @@ def test_a_file_that_cannot_be_read_is_refused(refused, tmp_path: Path) -> None:
         read_config(path)
     with refused("a" * 300, got="File name too long"):
         read_config("a" * 300)
-    with refused("CONFIG", got="absent.yaml") as error:
+    with refused("CONFIG", got="absent.yaml, which does not exist") as error:
         read_config("absent.yaml")
     assert "demo" in error.value.expected
 

@@ -224,7 +224,7 @@ def test_the_hash_of_a_folder_depends_on_cases_folds_and_keys(tmp_path: Path, ca
 @pytest.mark.parametrize("missing", ["dataset.json", "recipe.json"])
 def test_an_incomplete_folder_is_refused(tmp_path: Path, finished: Manifest, missing: str, refused: Any) -> None:
     (tmp_path / missing).unlink()
-    with refused("path", got=str(tmp_path)):
+    with refused("path", got=f"{tmp_path}, a folder"):
         PreparedFolder(tmp_path)
 
 

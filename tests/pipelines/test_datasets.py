@@ -20,7 +20,7 @@ def test_every_reader_refuses_a_folder_without_its_layout(tmp_path: Path, name: 
 def test_an_unknown_name_and_an_absent_folder_are_refused(tmp_path: Path, refused: Refused) -> None:
     with refused("dataset.name", got="brats"):
         read_dataset("brats", tmp_path)
-    with refused("--raw", got=tmp_path / "absent"):
+    with refused("--raw", got=f"{tmp_path / 'absent'}, which does not exist"):
         read_dataset("acdc", tmp_path / "absent")
 
 

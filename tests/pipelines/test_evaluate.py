@@ -215,7 +215,9 @@ def test_a_path_without_labels_is_refused(labels: str, predictions: Path, tmp_pa
         save(tmp_path / "patient001" / f"{name}.nii.gz", label_map("ED"))
     (tmp_path / "raw" / "below").mkdir(parents=True)
     (tmp_path / "file.txt").touch()
-    with refused("--labels", got=tmp_path / labels):
+    path = tmp_path / labels
+    said = {"nowhere": f"{path}, which does not exist", "file.txt": f"{path}, a file"}
+    with refused("--labels", got=said.get(labels, path)):
         evaluate_folder(predictions, tmp_path / labels, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -223,7 +225,7 @@ def test_a_path_without_labels_is_refused(labels: str, predictions: Path, tmp_pa
 def test_missing_cases_and_predictions_and_two_files_of_a_case_are_refused(
     manifest: Path, predictions: Path, tmp_path: Path, refused: Refused
 ) -> None:
-    with refused("--predictions", got=tmp_path / "nowhere"):
+    with refused("--predictions", got=f"{tmp_path / 'nowhere'}, which does not exist"):
         evaluate_folder(tmp_path / "nowhere", manifest, tmp_path / "out")
     with refused("--labels", got=manifest):
         evaluate_folder(predictions, manifest, tmp_path / "out", fold=4)

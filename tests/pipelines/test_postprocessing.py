@@ -89,7 +89,7 @@ def test_a_model_in_the_package_has_a_name(
     monkeypatch.setattr(models, "SHIPPED", tmp_path / "models")
     monkeypatch.chdir(tmp_path)
     assert models.shipped_models() == []
-    with refused("MODEL", got=Path("toy")):
+    with refused("MODEL", got="toy, which does not exist"):
         load_predictor("toy")
     folder = tmp_path / "models" / "toy"
     folder.mkdir(parents=True)

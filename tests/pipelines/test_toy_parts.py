@@ -259,7 +259,7 @@ def test_a_wrong_option_of_a_toy_is_refused_with_key_and_cure(
 ) -> None:
     with refused(key) as error:
         tiny_config("optim={name: ToySAM, base: {name: SGD}}", override)
-    assert "demo.yaml" in error.value.fix
+    assert f"--set {override}" in error.value.fix
     assert expected in error.value.expected
 
 

@@ -141,8 +141,8 @@ def test_every_smoothing_unlearns(run: Path, unlearned: Path, tmp_path: Path, sm
         ({"patients": ["patient001", "patient002", "patient003"]}, "--patients", "all 3 training patients"),
         ({"patients": []}, "--patients", "nothing"),
         ({"fold": "1"}, "--fold", "1"),
-        ({"run": "nowhere"}, "RUN", Path("nowhere")),
-        ({"data": "nowhere"}, "path", "nowhere"),
+        ({"run": "nowhere"}, "RUN", "nowhere, which does not exist"),
+        ({"data": "nowhere"}, "path", "nowhere, which does not exist"),
     ],
 )
 def test_wrong_requests_are_refused_before_a_file_is_written(

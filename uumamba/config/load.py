@@ -13,6 +13,7 @@ from uumamba.config.bind import PartOf, UnknownKeyError, list_options
 from uumamba.config.registry import KINDS
 from uumamba.config.run_config import RunConfig
 from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.files import describe_path
 from uumamba.runtime.memory_shortage import summarize_error
 from uumamba.runtime.text_files import MAX_YAML_BYTES, MAX_YAML_DEPTH, MAX_YAML_NODES, LimitError, read_limited
 
@@ -80,7 +81,7 @@ def _read_text(config: Path | str) -> tuple[str, str]:
     require(
         path.parent == Path(".") and name in known,
         "CONFIG",
-        got=config,
+        got=describe_path(config),
         expected=f"a YAML file or one of {', '.join(known)}",
     )
     return (_shipped_folder() / f"{name}.yaml").read_text(encoding="utf-8"), f"{name}.yaml"

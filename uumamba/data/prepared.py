@@ -29,7 +29,7 @@ from uumamba.data.recipe import PreprocessRecipe
 from uumamba.data.source_key import FORMAT_VERSION, source_key
 from uumamba.data.stored_json import read_json
 from uumamba.runtime.errors import CaseError, UsageError, require, require_case
-from uumamba.runtime.files import find_read_fix, open_regular, remove_file, write_json
+from uumamba.runtime.files import describe_path, find_read_fix, open_regular, remove_file, write_json
 from uumamba.types import LabelMap
 
 RECIPE_NAME = "recipe.json"
@@ -80,7 +80,7 @@ class PreparedFolder:
         require(
             all((self.path / name).is_file() for name in (MANIFEST_NAME, RECIPE_NAME)),
             "path",
-            got=str(path),
+            got=describe_path(path),
             expected="a folder of prepared cases",
             fix="run `uumamba prepare`",
         )

@@ -7,6 +7,7 @@ from pathlib import Path
 from time import perf_counter
 
 from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.files import describe_path
 
 MOST_MB = 64
 LONGEST_S = 2.0
@@ -36,7 +37,7 @@ def measure_disk(folder: Path | str) -> DiskRate:
         UsageError: the folder is missing, full, or may not be written to.
     """
     folder = Path(folder)
-    require(folder.is_dir(), "--folder", got=folder, expected="an existing folder")
+    require(folder.is_dir(), "--folder", got=describe_path(folder), expected="an existing folder")
     block = os.urandom(_MB)  # some file systems compress zeros
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".uumamba-doctor-", buffering=0) as file:

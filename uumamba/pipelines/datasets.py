@@ -20,7 +20,7 @@ from uumamba.data.case_files import check_file_name, find_cases, is_manifest
 from uumamba.data.geometry import Geometry, find_geometry
 from uumamba.runtime.case_boundary import attempt, fail_case_on_error
 from uumamba.runtime.errors import CaseError, UsageError, quote, require
-from uumamba.runtime.files import remove_file, write_json
+from uumamba.runtime.files import describe_path, remove_file, write_json
 from uumamba.runtime.observer import to_stderr
 from uumamba.runtime.stop import StopRequest
 
@@ -134,7 +134,7 @@ def read_dataset(
         StoppedOnRequest: a stop was requested while frames were cut; the next call continues.
     """
     reader, raw = load_reader(name), Path(raw)
-    require(raw.is_dir(), "--raw", got=raw, expected=f"the folder of the {name} data set")
+    require(raw.is_dir(), "--raw", got=describe_path(raw), expected=f"the folder of the {name} data set")
     if not reader.cuts_frames:
         return reader(raw, **(options or {}))
     with StopRequest() as stop:
@@ -197,7 +197,12 @@ def read_labelled_cases(
     Raises:
         UsageError: no case has a label, or a fold, split or domain is given for a folder of label maps.
     """
-    require(labels.exists(), "--labels", got=labels, expected="a folder of label maps, a manifest or a data set")
+    require(
+        labels.exists(),
+        "--labels",
+        got=describe_path(labels),
+        expected="a folder of label maps, a manifest or a data set",
+    )
     given = {"fold": fold, "split": split, "domains": domains and " and ".join(sorted(domains))}
     filters = {name: value for name, value in given.items() if value is not None}
     errors: list[CaseError] = []
@@ -237,7 +242,12 @@ def find_predictions(predictions: Path) -> dict[str, Path]:
     Raises:
         UsageError: the path does not exist.
     """
-    require(predictions.exists(), "--predictions", got=predictions, expected="a folder of label maps or a manifest")
+    require(
+        predictions.exists(),
+        "--predictions",
+        got=describe_path(predictions),
+        expected="a folder of label maps or a manifest",
+    )
     if is_manifest(predictions):
         return {case.case_id: case.label for case in Manifest.read(predictions).cases if case.label is not None}
     return _find_label_maps(predictions, "--predictions")
@@ -301,7 +311,7 @@ def _make_case(file: tuple[str, Path]) -> Case:
 
 
 def _find_label_maps(folder: Path, option: str) -> dict[str, Path]:
-    require(folder.is_dir(), option, got=folder, expected="a folder or a manifest (.json)")
+    require(folder.is_dir(), option, got=describe_path(folder), expected="a folder or a manifest (.json)")
     return find_cases(folder, option=option)
 
 

@@ -34,6 +34,7 @@ from uumamba.pipelines.postprocessing import make_postprocess, read_choice
 from uumamba.pipelines.run_layout import fold_folders, newest_checkpoint
 from uumamba.runtime.case_boundary import fail_case_on_error
 from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.files import describe_path
 from uumamba.training.checkpoint import read_checkpoint
 from uumamba.training.run_folder import LAST
 from uumamba.types import LabelMap
@@ -186,7 +187,7 @@ def checkpoint_paths(model: Path | str, *, fold: str | None = None, key: str = "
         if path is None:
             raise UsageError(
                 key,
-                got=model,
+                got=describe_path(model),
                 expected=f"a run folder, a fold folder with {LAST}, a checkpoint file or one of the shipped models: "
                 + (", ".join(shipped_models()) or "none"),
                 fix="train it first" if model.exists() else "correct the path",

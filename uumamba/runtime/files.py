@@ -135,6 +135,19 @@ def open_regular(path: Path | str) -> BufferedReader:
     return os.fdopen(_open_checked(path, os.O_RDONLY), "rb")
 
 
+def describe_path(path: Path | str) -> str:
+    """Describe a path that is not what was expected: absent, a file or a folder.
+
+    Example:
+        >>> describe_path("scan.nii.gz")
+        'scan.nii.gz, which does not exist'
+    """
+    path = Path(path)
+    if path.is_dir():
+        return f"{path}, a folder"
+    return f"{path}, a file" if path.exists() else f"{path}, which does not exist"
+
+
 def find_read_fix(error: OSError, *, otherwise: str) -> str:
     """Return the fix for a file that could not be opened.
 

@@ -23,6 +23,7 @@ from uumamba.data.series_choice import SeriesWish
 from uumamba.data.zip_files import is_zip, unpacked
 from uumamba.pipelines.datasets import read_channel_names
 from uumamba.runtime.errors import require
+from uumamba.runtime.files import describe_path
 
 Input = Path | str | Sequence[Path | str]
 """Scan, folder, zip file or manifest; or the files of one case, one for each channel."""
@@ -117,7 +118,7 @@ def _find_scans(
     channels: Sequence[str],
     search: Callable[[Path], Mapping[str, ImagePath]],
 ) -> Mapping[str, ImagePath]:
-    require(path.exists(), "--input", got=path, expected="a scan, a folder of scans or a manifest")
+    require(path.exists(), "--input", got=describe_path(path), expected="a scan, a folder of scans or a manifest")
     if is_manifest(path):
         manifest = Manifest.read(path)
         _check_channels(manifest, channels, path)
