@@ -44,9 +44,8 @@ def write_result(
     stored = []
     for name, overrides in configs:
         resolved = resolve_config(name, overrides)
-        path = Path(name)
-        inside = path.relative_to(ROOT).as_posix() if path.is_absolute() and path.is_relative_to(ROOT) else str(name)
-        stored.append({"name": inside, "set": list(overrides), "sha256": hash_config(resolved), "resolved": resolved})
+        named = {"name": _relative_to_root(name), "set": list(overrides)}
+        stored.append(named | {"sha256": hash_config(resolved), "resolved": resolved})
     head = {"title": title, "about": about, "machine": describe_machine(), "versions": list_versions()}
     head["commit"] = describe_commit() if measured_at is None else measured_at
     write_json(path, head | {"configs": stored, "rows": [dict(row) for row in rows]})
@@ -104,6 +103,11 @@ def is_compatible(stored: Any, now: Any) -> bool:
 def hash_config(resolved: Mapping[str, Any]) -> str:
     """Hash a resolved configuration."""
     return hashlib.sha256(json.dumps(resolved, sort_keys=True).encode()).hexdigest()
+
+
+def _relative_to_root(name: str) -> str:
+    path = Path(name)
+    return path.relative_to(ROOT).as_posix() if path.is_absolute() and path.is_relative_to(ROOT) else name
 
 
 def _is_changed(each: Mapping[str, Any]) -> bool:

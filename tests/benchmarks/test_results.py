@@ -18,6 +18,12 @@ from benchmarks.result_pages import THEMES, make_result_pages
 from benchmarks.result_tables import format_cell, format_table
 
 
+def test_a_result_names_no_folder_of_the_machine(repository: Path, tmp_path: Path) -> None:
+    config = repository / "benchmarks" / "claims" / "hearts.yaml"
+    write_result(tmp_path / "a.json", [{"seed": 1}], title="A", about="", configs=[(str(config), ())])
+    assert str(repository) not in (tmp_path / "a.json").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("change", "changed"),
     [
