@@ -28,7 +28,7 @@ def by_hand(logits: np.ndarray, label: np.ndarray) -> list[float]:
 
 def test_each_class_of_a_patch_is_relative_to_the_median_of_unseen_ones_and_counts_up_to_it() -> None:
     unseen = [{"image": logits_of([3.0, 1.0]), "label": LABEL}, {"image": logits_of([5.0, 0.0]), "label": LABEL}]
-    relative = measure_unseen(nn.Identity(), unseen, ignore_label=None)
+    relative = measure_unseen(nn.Identity(), unseen, ignore_label=None).loss
     losses = [by_hand(image.numpy(), LABEL[0].numpy()) for batch in unseen for image in batch["image"]]
     medians = [sorted(each)[1] for each in zip(*losses, strict=True)]  # torch's median of four is the lower one
     assert relative.medians[:2] == pytest.approx(medians)
@@ -43,7 +43,7 @@ def test_each_class_of_a_patch_is_relative_to_the_median_of_unseen_ones_and_coun
 
 def test_a_class_above_its_median_is_not_pushed_while_another_is_below() -> None:
     unseen = [{"image": logits_of([3.0, 3.0]), "label": LABEL}]
-    relative = measure_unseen(nn.Identity(), unseen, ignore_label=None)
+    relative = measure_unseen(nn.Identity(), unseen, ignore_label=None).loss
     logits = logits_of([-4.0, -4.0])
     logits[:, 0, 1:] = 8.0
     logits.requires_grad_()
@@ -54,7 +54,7 @@ def test_a_class_above_its_median_is_not_pushed_while_another_is_below() -> None
 
 
 def test_a_class_that_no_unseen_patch_has_does_not_count() -> None:
-    relative = measure_unseen(nn.Identity(), [{"image": logits_of([3.0, 3.0]), "label": LABEL}], ignore_label=None)
+    relative = measure_unseen(nn.Identity(), [{"image": logits_of([3.0, 3.0]), "label": LABEL}], ignore_label=None).loss
     label = LABEL.clone()
     label[0] = 2
     label[1, 0, 0, 0] = 2
@@ -74,4 +74,22 @@ def test_ignored_voxels_count_neither_for_the_medians_nor_for_a_patch() -> None:
         measure_unseen(nn.Identity(), [{"image": each, "label": ignored}], ignore_label=255) for each in (clean, dirty)
     ]
     assert found[0] == found[1]
-    assert torch.equal(found[0](clean, ignored), found[0](dirty, ignored))
+    for relative in (found[0].loss, found[0].voxel_loss):
+        assert torch.equal(relative(clean, ignored), relative(dirty, ignored))
+
+
+def test_the_loss_of_voxels_is_relative_to_the_median_patch_and_counts_up_to_it() -> None:
+    unseen = [{"image": logits_of([3.0, 1.0]), "label": LABEL}, {"image": logits_of([5.0, 0.0]), "label": LABEL}]
+    relative = measure_unseen(nn.Identity(), unseen, ignore_label=None).voxel_loss
+
+    def loss(image: torch.Tensor) -> float:
+        background, structure = by_hand(image.numpy(), LABEL[0].numpy())
+        return (15 * background + structure) / 16
+
+    assert relative.median == pytest.approx(sorted(loss(image) for batch in unseen for image in batch["image"])[1])
+    given = logits_of([4.5, -4.0])
+    given[:, 0, 1:] = torch.tensor([6.0, 0.0])[:, None, None]
+    expected = [min(loss(image) / relative.median, 1) for image in given]
+    assert relative(given, LABEL).tolist() == pytest.approx(expected, rel=1e-5)
+    assert expected[0] < 0.9
+    assert expected[1] == 1

@@ -84,6 +84,7 @@ def test_the_evidence_compares_four_models(unlearned: Path) -> None:
     }
     assert [*found["findings"]] == ["was_recognised", "is_forgotten", "dice_drop", "closer_after_attack"]
     assert [look["step"] for look in found["run"]["looks"]] == [0, 1, 2]
+    assert {look["by"] for look in found["run"]["looks"]} <= {"loss", "voxel_loss"}
     assert found["findings"]["was_recognised"] is found["findings"]["is_forgotten"] is None  # of a single patient
     dice = {name: model["dice"]["unseen"] for name, model in found["models"].items()}
     assert found["findings"]["dice_drop"] == pytest.approx(dice["before"] - dice["after"])

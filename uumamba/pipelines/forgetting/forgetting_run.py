@@ -17,7 +17,7 @@ from uumamba.optim import SAM, Plain
 from uumamba.pipelines.build import build_augmentation, build_dataset, build_loss
 from uumamba.pipelines.forgetting.case_measures import CaseMeasures
 from uumamba.pipelines.forgetting.forget_request import ForgetRequest
-from uumamba.pipelines.forgetting.recognised_cases import find_recognised
+from uumamba.pipelines.forgetting.recognised_cases import LOSSES, find_recognised
 from uumamba.pipelines.forgetting.relative_loss import measure_unseen
 from uumamba.pipelines.jobs import replace_seed
 from uumamba.runtime.network import batch_to_device
@@ -34,6 +34,7 @@ from uumamba.unlearning import (
     Smoothing,
     UnlearningStep,
 )
+from uumamba.unlearning.per_sample_loss import PerSampleLoss
 
 SHARE_OF_STEPS = 0.2
 """Default number of unlearning steps, relative to the steps of the training."""
@@ -66,7 +67,7 @@ class ForgettingOptions:
     retain_weight: NonNegative = 3.0
     learning_rate: Positive | None = None
     steps: PositiveInt | None = None
-    looks: PositiveInt = 10
+    looks: PositiveInt = 20
 
 
 @dataclass(frozen=True)
@@ -77,13 +78,15 @@ class Look:
         step: number of steps before it.
         forget_loss: mean loss of the cases to forget.
         unseen_loss: mean loss of unseen cases.
-        recognised: the cases to forget that are pushed until the next look.
+        recognised: the cases to forget that are pushed until the next look, by the loss that recognises most.
+        by: name of that loss, ``loss`` or ``voxel_loss``.
     """
 
     step: int
     forget_loss: float
     unseen_loss: float
     recognised: tuple[str, ...]
+    by: str
 
 
 def forget_patients(
@@ -99,9 +102,10 @@ def forget_patients(
 
     Each step descends on the forget loss of unchanged patches of the patients to forget, and on the run's own loss of
     augmented patches of the others. The loss weights that the run learned are fixed. Each look lists the cases that are
-    still recognised (:func:`find_recognised`); only their patches are drawn until the next one, and without any a step
-    is one of the run's own loss alone. NPO's reference is 1, the relative loss :math:`r` (:class:`RelativeLoss`) of a
-    typical unseen patch,
+    still recognised (:func:`find_recognised`), by class means and by voxels. Until the next one, patches of the longer
+    list are drawn and that loss is raised, with the share of these cases among all to forget as its weight; without a
+    case on the list a step is one of the run's own loss alone. NPO's reference is 1, the relative loss :math:`r`
+    (:class:`RelativeLosses`) of a typical unseen patch,
 
     .. math:: l_f = -\frac{2}{\beta B} \sum_i \log \sigma\big(\beta\, (r_i - 1)\big)
 
@@ -125,7 +129,8 @@ def forget_patients(
     training = request.job.config.training
     steps = options.steps or math.ceil(training.epochs * training.batches_per_epoch * SHARE_OF_STEPS)
     unseen = islice(_stream_patches(request, unseen_ids, "unseen", augmented=False, device=device), REFERENCE_BATCHES)
-    step, optimizer = _build_step(request, options, net, unseen, device), _build_optimizer(request, options, net)
+    steps_by_loss = _build_steps(request, options, net, unseen, device)
+    optimizer = _build_optimizer(request, options, net)
     schedule = poly(optimizer, total_steps=steps)
     retain = _stream_patches(request, request.retain_ids, "retain", augmented=True, device=device)
     looks: list[Look] = []
@@ -133,10 +138,11 @@ def forget_patients(
         if number % math.ceil(steps / options.looks) == 0 or number == steps:
             looks.append(_look(measures, net.eval(), number, request.forget_ids, unseen_ids))
             on_look(looks[-1])
-            pushed = looks[-1].recognised
+            pushed, step = looks[-1].recognised, steps_by_loss[looks[-1].by]
             forget = _stream_patches(request, pushed, f"forget {number}", augmented=False, device=device)
         if number < steps:
             if pushed:
+                step.retain_weight = options.retain_weight * len(request.forget_ids) / len(pushed)
                 step(net.train(), optimizer, [next(forget)], [next(retain)])
             else:
                 optimizer.step(partial(step.retain_loss, net.train(), next(retain)))
@@ -149,22 +155,30 @@ def describe(options: ForgettingOptions, looks: Sequence[Look]) -> dict[str, Any
     return {"options": asdict(options), "looks": [asdict(look) for look in looks]}
 
 
-def _build_step(
+def _build_steps(
     request: ForgetRequest, options: ForgettingOptions, net: nn.Module, unseen: Iterable[Batch], device: str
-) -> UnlearningStep:
+) -> dict[str, UnlearningStep]:
+    """Build a step for each loss by which cases are recognised."""
     config, labels = request.job.config, request.folder.manifest.labels
     objective = build_objective(config.objective, build_loss(config, labels), net, outputs=False, labels=labels)
     objective.load_state_dict(request.checkpoint.objective)
     objective.to(device).requires_grad_(False)
-    loss = measure_unseen(net, unseen, ignore_label=labels.ignore_label)
-    return UnlearningStep(
-        NPO(lambda batch: torch.ones(len(batch["image"])), beta=options.beta, per_sample_loss=loss)
-        if options.method == "NPO"
-        else GradientDifference(per_sample_loss=loss),
-        objective,
-        retain_weight=options.retain_weight,
-        smoothing=_build_smoothing(options),
-    )
+    relative = measure_unseen(net, unseen, ignore_label=labels.ignore_label)
+    return {
+        name: UnlearningStep(
+            _build_forget_loss(options, getattr(relative, name)),
+            objective,
+            retain_weight=options.retain_weight,
+            smoothing=_build_smoothing(options),
+        )
+        for name in LOSSES
+    }
+
+
+def _build_forget_loss(options: ForgettingOptions, relative: PerSampleLoss) -> NPO | GradientDifference:
+    if options.method == "NPO":
+        return NPO(lambda batch: torch.ones(len(batch["image"])), beta=options.beta, per_sample_loss=relative)
+    return GradientDifference(per_sample_loss=relative)
 
 
 def _build_smoothing(options: ForgettingOptions) -> Smoothing | None:
@@ -206,4 +220,5 @@ def _look(measures: CaseMeasures, net: nn.Module, step: int, forget: Sequence[st
     found = measures.measure(net, [*forget, *unseen])
     forget_loss, unseen_loss = (fmean(found[case_id].loss for case_id in ids) for ids in (forget, unseen))
     recognised = find_recognised({case_id: found[case_id] for case_id in forget}, [found[each] for each in unseen])
-    return Look(step, forget_loss, unseen_loss, tuple(recognised))
+    by = max(recognised, key=lambda name: len(recognised[name]))
+    return Look(step, forget_loss, unseen_loss, tuple(recognised[by]), by)

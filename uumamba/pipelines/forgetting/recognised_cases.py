@@ -7,29 +7,37 @@ import numpy as np
 
 from uumamba.pipelines.forgetting.case_measures import CaseMeasure
 
-LOSSES = (attrgetter("loss"), attrgetter("voxel_loss"))
+LOSSES = ("loss", "voxel_loss")
+"""The losses of a case by which an observer may recognise it."""
 
 
-def find_recognised(forget: Mapping[str, CaseMeasure], unseen: Collection[CaseMeasure]) -> list[str]:
-    """List cases with a lower loss than unseen ones of equal rank.
+def find_recognised(forget: Mapping[str, CaseMeasure], unseen: Collection[CaseMeasure]) -> dict[str, list[str]]:
+    """List cases with a lower loss than unseen ones of equal rank, for each of the two losses.
 
-    The case with the i-th lowest of n losses is compared with the quantile (i - 1/2) / n of the unseen cases' losses,
-    by both losses of a case. If no case is recognised, the losses of the cases to forget are distributed like those of
-    unseen ones, or higher.
+    The case with the i-th lowest of n losses is compared with the quantile (i - 1/2) / n of the unseen cases' losses.
+    No case is recognised by a loss that is not lower for the cases to forget more often than for unseen ones: then an
+    observer's area under the curve is at most 1/2, that of chance.
 
     Example:
         >>> low, high = CaseMeasure(0.1, 0.1, 0.9), CaseMeasure(0.5, 0.5, 0.8)
         >>> find_recognised({"a": low, "b": high}, [low, high])
-        []
+        {'loss': [], 'voxel_loss': []}
         >>> find_recognised({"a": low, "b": low}, [low, high])
-        ['b']
+        {'loss': ['b'], 'voxel_loss': ['b']}
     """
-    found: set[str] = set()
-    shares = (np.arange(len(forget)) + 0.5) / len(forget)
-    for loss in LOSSES:
-        ranked = sorted(forget, key=lambda case_id: (loss(forget[case_id]), case_id))
-        targets = np.quantile([loss(each) for each in unseen], shares, method="hazen")
-        found |= {
-            case_id for case_id, target in zip(ranked, targets, strict=True) if loss(forget[case_id]) < float(target)
-        }
-    return sorted(found)
+    found = {}
+    for name in LOSSES:
+        loss = attrgetter(name)
+        own = {case_id: float(loss(case)) for case_id, case in forget.items()}
+        found[name] = _find_lower(own, np.array([loss(case) for case in unseen]))
+    return found
+
+
+def _find_lower(losses: Mapping[str, float], unseen: np.ndarray) -> list[str]:
+    ranked = sorted(losses, key=lambda case_id: (losses[case_id], case_id))
+    own = np.array([losses[case_id] for case_id in ranked])
+    if np.sign(unseen - own[:, None]).mean() <= 0:
+        return []
+    shares = (np.arange(len(own)) + 0.5) / len(own)
+    is_lower = own < np.quantile(unseen, shares, method="hazen")
+    return sorted(case_id for case_id, lower in zip(ranked, is_lower, strict=True) if lower)
