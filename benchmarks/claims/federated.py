@@ -169,7 +169,7 @@ def find_bound(setting: str, method: str) -> float | None:
 
 
 def describe_comparisons(arms: Mapping[Key, Arm]) -> str:
-    """Describe data, training and verdicts, with the number of arms that are not flat."""
+    """Describe data, training, verdicts, and the arms that still change."""
     moving = sum(not arm.is_flat for arm in arms.values())
     return (
         f"{ABOUT} Differences are method minus control, paired by seed (that of images, split, initialisation and "

@@ -136,7 +136,9 @@ def open_regular(path: Path | str) -> BufferedReader:
 
 
 def describe_path(path: Path | str) -> str:
-    """Describe a path that is not what was expected: absent, a file or a folder.
+    """Describe a path that is not what was expected.
+
+    It is absent, a file or a folder.
 
     Example:
         >>> describe_path("scan.nii.gz")

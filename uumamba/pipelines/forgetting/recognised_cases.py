@@ -12,7 +12,7 @@ LOSSES = ("loss", "voxel_loss")
 
 
 def find_recognised(forget: Mapping[str, CaseMeasure], unseen: Collection[CaseMeasure]) -> dict[str, list[str]]:
-    """List cases with a lower loss than unseen ones of equal rank, for each of the two losses.
+    """List, for each loss, cases below unseen ones of equal rank.
 
     The case with the i-th lowest of n losses is compared with the quantile (i - 1/2) / n of the unseen cases' losses.
     No case is recognised by a loss that is not lower for the cases to forget more often than for unseen ones: then an

@@ -17,7 +17,9 @@ LEAST_LOSS = 1e-7
 
 @dataclass(frozen=True)
 class RelativeClassLoss:
-    r"""Loss of a patch by classes, relative to unseen patches and at most 1.
+    r"""Loss of a patch by classes, relative to unseen patches.
+
+    At most 1.
 
     .. math:: r_i = \frac{1}{|C_i|} \sum_{c \in C_i} \min\left(\frac{L_{ic}}{\mathrm{median}\, L_{\cdot c}}, 1\right)
 
@@ -44,7 +46,9 @@ class RelativeClassLoss:
 
 @dataclass(frozen=True)
 class RelativeVoxelLoss:
-    r"""Loss of a patch by voxels, relative to unseen patches and at most 1.
+    r"""Loss of a patch by voxels, relative to unseen patches.
+
+    At most 1.
 
     .. math:: r_i = \min\left(\frac{L_i}{\mathrm{median}\, L}, 1\right)
 
@@ -66,7 +70,10 @@ class RelativeVoxelLoss:
 
 @dataclass(frozen=True)
 class RelativeLosses:
-    """Both losses of a patch relative to unseen ones, named as the losses of a whole case."""
+    """Both losses of a patch, relative to unseen ones.
+
+    They are named as the losses of a whole case.
+    """
 
     loss: RelativeClassLoss
     voxel_loss: RelativeVoxelLoss
