@@ -115,7 +115,7 @@ def test_a_bad_case_is_named_and_the_others_are_prepared(
 @pytest.mark.parametrize(
     ("verb", "options", "parts"),
     [
-        ("prepare", [], ["--raw: got ", "/raw, expected "]),
+        ("prepare", [], ["--raw: got ", "/raw, which does not exist, expected "]),
         ("prepare", ["--set", "training.epoch=1"], ["training.epoch", "epochs"]),
         ("train", ["--set", "optim.base.lr=-0.1"], ["optim.base.lr", "-0.1"]),
         ("train", ["--set", "training.patch_size=[100,96]"], ["training.patch_size", "100", "96", "112"]),
