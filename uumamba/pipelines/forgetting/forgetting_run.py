@@ -64,7 +64,7 @@ class ForgettingOptions:
     smoothing: SmoothingName = "SAM"
     strength: Positive = 0.01
     beta: Positive = 10.0
-    retain_weight: NonNegative = 3.0
+    retain_weight: NonNegative = 10.0
     learning_rate: Positive | None = None
     steps: PositiveInt | None = None
     looks: PositiveInt = 20
