@@ -85,7 +85,7 @@ def test_a_process_with_weights_that_are_not_finite_is_isolated_and_warns_with_i
     folder = trained / "a site that is not finite"
     warned = [json.loads((folder / f"{index}.json").read_text("utf-8"))["warned"] for index in range(CLIENTS)]
     assert [len(each) for each in warned] == [0, 0, 3, 0]
-    assert warned[2][0] == "site_3: weights are not finite after round 0; isolated for this round"
+    assert warned[2][0] == "site_3: weights or statistics are not finite after round 0; isolated for this round"
 
 
 @pytest.mark.slow
@@ -93,7 +93,11 @@ def test_a_process_with_weights_that_are_not_finite_is_isolated_and_warns_with_i
     ("job", "codes", "message"),
     [
         ("raises", [1] * 4, "Target 9 is out of bounds.\nin round 0 of Utrecht"),
-        ("not finite", [2] * 4, "site_2: got weights that are not finite after round 0, expected finite weights"),
+        (
+            "not finite",
+            [2] * 4,
+            "site_2: got weights or statistics that are not finite after round 0",
+        ),
         ("killed", [1, 1, 1, -9], r"disappeared \(.*; connected to site_4\b.*\)|no heartbeat of process 3"),
     ],
 )

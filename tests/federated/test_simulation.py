@@ -260,7 +260,7 @@ def test_a_site_with_weights_that_are_not_finite_is_isolated_by_name() -> None:
     clients = poison(make_clients(5), 2)
     simulation = Simulation(make_net(), clients, DFedSAM(objective, partial(Unchecked, base=SGD), ring(5)))
     before = simulation.weights[2].clone()
-    with pytest.warns(UserWarning, match="site 2: weights are not finite after round 0; isolated"):
+    with pytest.warns(UserWarning, match="site 2: weights or statistics are not finite after round 0; isolated"):
         record = simulation.run_round()
     assert record.isolated == ("site 2",)
     assert record.present == 4
@@ -269,12 +269,25 @@ def test_a_site_with_weights_that_are_not_finite_is_isolated_by_name() -> None:
     assert torch.equal(simulation.weights[2], before)
 
 
+def test_a_site_whose_running_statistics_are_not_finite_is_isolated_by_name() -> None:
+    """A step without a finite gradient is skipped, so the weights alone would not tell."""
+    net = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 3))
+    clients = [Client.from_tensors(f"site {index}", torch.randn(12, 6), torch.arange(12) % 3) for index in range(4)]
+    clients[2] = Client.from_tensors("site 2", torch.full((12, 6), float("nan")), torch.arange(12) % 3)
+    simulation = Simulation(net, clients, DFedSAM(objective, SAM_SGD, ring(4)))
+    with pytest.warns(UserWarning, match="site 2: weights or statistics are not finite"):
+        record = simulation.run_round()
+    assert record.isolated == ("site 2",)
+    assert all(each.isfinite().all() for index in range(4) for each in simulation.state(index).buffers.values())
+    assert all(each.isfinite().all() for each in simulation.consensus_model().buffers())
+
+
 def test_a_site_that_is_not_finite_on_a_directed_graph_ends_the_round_and_loses_nothing() -> None:
     clients = poison(make_clients(4), 1)
     method = DFedSAM(objective, partial(Unchecked, base=SGD), exponential(4))
     simulation = Simulation(make_net(), clients, method)
     before = simulation.weights.clone()
-    with pytest.raises(UsageError, match=r"site 1: got weights that are not finite.*exponential is directed"):
+    with pytest.raises(UsageError, match=r"site 1: got weights or statistics .* not finite.*exponential is directed"):
         simulation.run_round()
     assert simulation.round == 0
     assert torch.equal(simulation.weights, before)

@@ -1,4 +1,4 @@
-"""Isolation of clients whose weights are not finite."""
+"""Isolation of clients whose model is not finite."""
 
 import warnings
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ def check_may_isolate(names: Sequence[str], mixing: Mixing, round_number: int) -
     """Warn of isolated clients, or raise on a directed graph.
 
     Args:
-        names: clients whose weights are not finite; without any nothing happens.
+        names: clients whose weights or statistics are not finite; without any nothing happens.
         mixing: the graph.
         round_number: number of the round.
 
@@ -23,10 +23,11 @@ def check_may_isolate(names: Sequence[str], mixing: Mixing, round_number: int) -
     if not mixing.is_symmetric:
         raise UsageError(
             ", ".join(names),
-            got=f"weights that are not finite after round {round_number}",
+            got=f"weights or statistics that are not finite after round {round_number}",
             expected=f"finite weights, since {mixing.name} is directed and needs every client",
             fix="lower the learning rate, check this client's data, or choose an undirected graph",
         )
     warnings.warn(
-        f"{', '.join(names)}: weights are not finite after round {round_number}; isolated for this round", stacklevel=4
+        f"{', '.join(names)}: weights or statistics are not finite after round {round_number}; isolated for this round",
+        stacklevel=4,
     )

@@ -52,8 +52,11 @@ class LocalResult:
 
     @property
     def is_finite(self) -> bool:
-        """Absence of NaN and infinity in the weights."""
-        return bool(torch.isfinite(self.state.weights).all())
+        """Absence of NaN and infinity in weights and buffers.
+
+        A skipped step leaves the weights as they were, but its forward pass has entered the running statistics.
+        """
+        return all(bool(each.isfinite().all()) for each in (self.state.weights, *self.state.buffers.values()))
 
 
 class LocalTraining:
@@ -101,11 +104,15 @@ class LocalTraining:
     def load_model(self, state: ClientState, clients: Sequence[Client], round_number: int) -> nn.Module:
         """Copy weights into the network, recompute its statistics and return it.
 
-        Running statistics are means over some batches of a round of each client.
+        Running statistics are means over some batches of a round of each client. A batch that is not finite does not
+        count; without another one the statistics are those of the state.
         """
         self.load(state)
-        batches = (islice(client.batches(round_number), STATISTICS_BATCHES) for client in clients)
-        recompute_statistics(self.net, chain.from_iterable(batches), self.method.objective)
+        of_clients = (islice(client.batches(round_number), STATISTICS_BATCHES) for client in clients)
+        batches = filter(_is_finite, chain.from_iterable(of_clients))
+        first = next(batches, None)
+        if first is not None:
+            recompute_statistics(self.net, chain([first], batches), self.method.objective)
         return self.net
 
     def run(self, client: Client, round_number: int, state: ClientState) -> LocalResult:
@@ -160,3 +167,11 @@ class LocalTraining:
 
     def _read_buffers(self) -> dict[str, Tensor]:
         return {name: buffer.detach().cpu().clone() for name, buffer in self.net.named_buffers()}
+
+
+def _is_finite(batch: Any) -> bool:
+    """Return whether no tensor of a batch has NaN or infinity."""
+    if isinstance(batch, Tensor):
+        return bool(batch.isfinite().all())
+    parts = batch.values() if isinstance(batch, Mapping) else batch if isinstance(batch, list | tuple) else ()
+    return all(map(_is_finite, parts))

@@ -28,7 +28,7 @@ class RoundRecord:
         consensus_distance: root mean square distance of the clients from their mean, after gossip.
         sent_bytes: bytes of weights that all clients sent.
         present: number of clients that took part.
-        isolated: names of clients whose weights were not finite; they were treated as absent.
+        isolated: names of clients whose weights or statistics were not finite; they were treated as absent.
         skipped_steps: local steps without an update, as a gradient was not finite, by client that took part.
     """
 
@@ -71,9 +71,9 @@ class Simulation:
     multiplied by the gossip matrix. Memory is that of the rows, time is linear in the number of clients for sparse
     graphs. All clients start from the network's weights.
 
-    A client whose weights are not finite after its local steps is isolated for the round: it keeps its weights from
-    before and exchanges nothing. On a directed graph, which cannot be without a client, an error ends the round. After
-    an error all clients have their weights from before the round.
+    A client whose weights or running statistics are not finite after its local steps is isolated for the round: it
+    keeps its weights from before and exchanges nothing. On a directed graph, which cannot be without a client, an error
+    ends the round. After an error all clients have their weights from before the round.
 
     Args:
         net: the network, which is not the model of any client: its weights are overwritten.

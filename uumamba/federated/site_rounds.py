@@ -57,7 +57,7 @@ class SiteRecord:
         loss: mean loss of the local steps; NaN for a client that did not take part.
         sent_bytes: bytes of weights that the client sent.
         is_present: whether the client took part.
-        isolated: names of the client and its neighbours whose weights were not finite; treated as absent.
+        isolated: names of the client and its neighbours that were not finite; treated as absent.
         skipped_steps: local steps without an update, as a gradient was not finite.
     """
 
@@ -195,7 +195,8 @@ class Site:
         """Take a round's local steps and exchange weights with the neighbours.
 
         Raises:
-            UsageError: a neighbour sends another shape, or this client's weights are not finite on a directed graph.
+            UsageError: a neighbour sends another shape, or this client's weights or statistics are not
+                finite on a directed graph.
         """
         number, index = self.round, self.links.index
         present = self.method.draw_present(number)
@@ -257,7 +258,7 @@ class Site:
         self.state = ClientState(state["weights"].clone(), dict(state["buffers"]), dict(state["optimizer"]))
 
     def _find_isolated(self, present: np.ndarray, *, is_finite: bool) -> list[int]:
-        """Return the rows of the clients whose weights are not finite.
+        """Return the rows of the clients that are not finite.
 
         They are this client or neighbours of this round's gossip steps.
         """
