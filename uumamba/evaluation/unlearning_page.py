@@ -69,7 +69,7 @@ def write_findings(evidence: Mapping[str, Any]) -> list[str]:
     closer = {budget: found for budget, found in findings["closer_after_attack"].items() if budget != "0"}
     if evidence["run"]["options"]["smoothing"] != "none":
         won = [budget for budget, found in closer.items() if found]
-        where = f"after {' and '.join(won)} steps" if won else "at none of the budgets"
+        where = f"after {', '.join(won)} steps" if won else "at none of the budgets"
         sentences.append(
             f"Under the relearning attack ({', '.join(closer)} steps) the smoothed model stayed closer to the model "
             f"trained again than the unsmoothed one {where}."
