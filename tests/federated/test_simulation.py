@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import update_bn
+from torch.utils.data import TensorDataset
 
 from uumamba.federated import (
     Client,
@@ -254,6 +255,27 @@ class Unchecked(Plain):
 
     def _update(self, params: Any) -> None:
         self.base.step()
+
+
+@pytest.mark.parametrize("topology", ["ring", 8, ring])
+def test_what_is_no_graph_is_refused(topology: Any, refused: Any) -> None:
+    with refused("topology"):
+        DFedSAM(objective, SAM_SGD, topology)
+
+
+def test_other_objects_than_functions_and_clients_are_refused(refused: Any) -> None:
+    net, samples = make_net(), torch.randn(12, 6)
+    with refused("optimizer", got="SAM"):
+        Simulation(net, make_clients(4), DFedSAM(objective, SAM_SGD(net.parameters()), ring(4)))
+    with refused("objective", got="Tensor"):
+        Simulation(net, make_clients(4), DFedSAM(samples, SAM_SGD, ring(4)))
+    for make in (lambda: Client.from_tensors(samples, samples), lambda: Client.from_dataset(samples, samples)):
+        with refused("name", got="Tensor"):
+            make()
+    with refused("batches", got="list"):
+        Client("A", [samples])
+    with refused("clients", got="TensorDataset"):
+        Simulation(net, [TensorDataset(samples)] * 4, DFedSAM(objective, SAM_SGD, ring(4)))
 
 
 def test_a_site_with_weights_that_are_not_finite_is_isolated_by_name() -> None:

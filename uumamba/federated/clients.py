@@ -33,6 +33,16 @@ class Client:
     batches: Callable[[int], Iterable[Any]]
     size: int = 1
 
+    def __post_init__(self) -> None:
+        _check_name(self.name)
+        require(
+            callable(self.batches),
+            "batches",
+            got=type(self.batches).__name__,
+            expected="a function of the round that returns batches",
+            fix="use Client.from_tensors or Client.from_dataset",
+        )
+
     @classmethod
     def from_tensors(cls, name: str, *tensors: Tensor, batch_size: int = 32, seed: int = 0) -> "Client":
         """Return a client with samples in tensors.
@@ -49,6 +59,7 @@ class Client:
         Raises:
             UsageError: there are no samples, or tensors have different lengths.
         """
+        _check_name(name)
         lengths = {len(tensor) for tensor in tensors}
         require(
             len(lengths) == 1 and 0 not in lengths,
@@ -85,6 +96,7 @@ class Client:
         Raises:
             UsageError: there are no samples.
         """
+        _check_name(name)
         size = len(dataset)  # type: ignore[arg-type]  # map-style
         require(size > 0, name, got="a data set without samples", expected="at least one sample")
 
@@ -100,6 +112,14 @@ class Client:
 
 def check_clients(clients: Sequence[Client], expected: int, mixing: str) -> None:
     """Raise unless each matrix row has a client with a unique name."""
+    other = next((each for each in clients if not isinstance(each, Client)), None)
+    require(
+        other is None,
+        "clients",
+        got=type(other).__name__,
+        expected="clients",
+        fix='write Client.from_dataset("name", dataset) for each',
+    )
     require(
         len(clients) == expected,
         "clients",
@@ -113,6 +133,10 @@ def check_names(names: Sequence[str]) -> None:
     """Raise if two clients have the same name."""
     twice = sorted({name for name in names if names.count(name) > 1})
     require(not twice, "clients", got=f"the name {twice[:1]} twice", expected="a name of its own for every client")
+
+
+def _check_name(name: Any) -> None:
+    require(isinstance(name, str), "name", got=type(name).__name__, expected="the client's name before its data")
 
 
 def _generator(seed: int, name: str, round_number: int, epoch: int) -> torch.Generator:

@@ -98,6 +98,14 @@ class DFedSAM:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        is_mixing = not isinstance(self.topology, type) and hasattr(self.topology, "is_symmetric")
+        require(
+            is_mixing,
+            "topology",
+            got=self.topology if isinstance(self.topology, str | int) else type(self.topology).__name__,
+            expected="a graph, Server or Isolated",
+            fix="write ring(16) for 16 clients, or another graph of uumamba.federated",
+        )
         require(
             self.participation == 1 or self.topology.is_symmetric,
             "participation",

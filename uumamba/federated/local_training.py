@@ -59,6 +59,12 @@ class LocalResult:
         return all(bool(each.isfinite().all()) for each in (self.state.weights, *self.state.buffers.values()))
 
 
+_FUNCTIONS = {
+    "objective": "write lambda net, batch: loss_fn(net(batch[0]), batch[1])",
+    "optimizer": "write partial(SAM, base=partial(torch.optim.SGD, lr=0.1), rho=0.05), which every client calls",
+}
+
+
 class LocalTraining:
     """Local steps with one network object, which plays every client in turn.
 
@@ -86,6 +92,9 @@ class LocalTraining:
     """
 
     def __init__(self, net: nn.Module, method: DFedSAM) -> None:
+        for name, fix in _FUNCTIONS.items():
+            given = getattr(method, name)
+            require(callable(given), name, got=type(given).__name__, expected="a function", fix=fix)
         self.net, self.method, self.flat = net, method, FlatWeights(net)
 
     def initial_state(self) -> ClientState:
