@@ -1,11 +1,13 @@
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from uumamba.losses import CrossEntropyLoss, FocalLoss, SoftDiceLoss, UncertaintyWeightedLoss
 
@@ -88,3 +90,23 @@ def test_last_terms_are_detached_values(three_terms: UncertaintyWeightedLoss, sa
     assert list(three_terms.last_terms) == ["region", "distribution", "pixel"]
     assert all(isinstance(term, Tensor) and not term.requires_grad for term in three_terms.last_terms.values())
     assert three_terms.last_terms["distribution"] == CrossEntropyLoss()(logits, label)
+
+
+def test_functions_and_modules_are_terms_alike() -> None:
+    logits, label = torch.randn(4, 3), torch.tensor([0, 1, 2, 0])
+    functions = UncertaintyWeightedLoss({"a": F.cross_entropy, "b": lambda z, y: F.multi_margin_loss(z, y)})
+    modules = UncertaintyWeightedLoss({"a": nn.CrossEntropyLoss(), "b": nn.MultiMarginLoss()})
+    torch.testing.assert_close(functions(logits, label), modules(logits, label))
+
+
+@pytest.mark.parametrize(
+    ("losses", "key"),
+    [
+        ([nn.CrossEntropyLoss()], "losses"),
+        ({"a": nn.CrossEntropyLoss}, "losses: a"),
+        ({"a": torch.tensor(1.0)}, "losses: a"),
+    ],
+)
+def test_a_list_a_class_and_a_value_are_refused(losses: Any, key: str, refused: Any) -> None:
+    with refused(key):
+        UncertaintyWeightedLoss(losses)

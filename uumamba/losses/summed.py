@@ -1,11 +1,14 @@
 """Sum of losses, and the base class of all compound losses."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
 
 from uumamba.runtime.errors import require
+
+Term = nn.Module | Callable[[Tensor, Tensor], Tensor]
+"""Loss called as ``loss(logits, label)``."""
 
 
 class CompoundLoss(nn.Module):
@@ -16,10 +19,10 @@ class CompoundLoss(nn.Module):
         last_terms: detached value of each term in the last call, on the device of the loss.
 
     Args:
-        losses: named losses, each called as ``loss(logits, label)``.
+        losses: named losses, modules or functions, each called as ``loss(logits, label)``.
 
     Raises:
-        UsageError: there are no losses.
+        UsageError: there are no losses, or they have no names.
 
     Example:
         >>> from uumamba.losses import CrossEntropyLoss
@@ -29,10 +32,22 @@ class CompoundLoss(nn.Module):
         {'distribution': tensor(0.6931)}
     """
 
-    def __init__(self, losses: Mapping[str, nn.Module]) -> None:
+    def __init__(self, losses: Mapping[str, Term]) -> None:
         super().__init__()
-        require(losses, "losses", got=losses, expected='at least one named loss, such as {"region": SoftDiceLoss()}')
-        self.losses = nn.ModuleDict(dict(losses))
+        expected = 'at least one named loss, such as {"region": SoftDiceLoss()}'
+        require(isinstance(losses, Mapping), "losses", got=type(losses).__name__, expected=expected)
+        require(losses, "losses", got=losses, expected=expected)
+        for name, loss in losses.items():
+            require(
+                callable(loss) and not isinstance(loss, type),
+                f"losses: {name}",
+                got=loss.__name__ if isinstance(loss, type) else type(loss).__name__,
+                expected="a module or a function",
+                fix="make an instance first" if isinstance(loss, type) else "write the loss, not its value",
+            )
+        self.losses = nn.ModuleDict(
+            {name: loss if isinstance(loss, nn.Module) else _Function(loss) for name, loss in losses.items()}
+        )
         self.last_terms: dict[str, Tensor] = {}
 
     def compute_terms(self, logits: Tensor, label: Tensor) -> Tensor:
@@ -43,6 +58,17 @@ class CompoundLoss(nn.Module):
         values = torch.stack([loss(logits, label) for loss in self.losses.values()])
         self.last_terms = dict(zip(self.losses, values.detach().unbind(), strict=True))
         return values
+
+
+class _Function(nn.Module):
+    """Function as a module without parameters."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, logits: Tensor, label: Tensor) -> Tensor:
+        return self.function(logits, label)
 
 
 class SummedLoss(CompoundLoss):

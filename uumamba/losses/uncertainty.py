@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from uumamba.losses.summed import CompoundLoss
+from uumamba.losses.summed import CompoundLoss, Term
 
 
 class UncertaintyWeightedLoss(CompoundLoss):
@@ -27,10 +27,11 @@ class UncertaintyWeightedLoss(CompoundLoss):
     ``ignore_label`` to each term; a term without it raises for an ignored label that is no class.
 
     Args:
-        losses: named losses, each called as ``loss(logits, label)`` and never negative.
+        losses: named losses, modules or functions, each called as ``loss(logits, label)`` and never negative. Logits
+            and label may be anything that the losses take, such as the outputs of two heads and two labels.
 
     Raises:
-        UsageError: there are no losses.
+        UsageError: there are no losses, or they have no names.
 
     Example:
         >>> from uumamba.losses import FocalLoss, SoftDiceLoss
@@ -46,7 +47,7 @@ class UncertaintyWeightedLoss(CompoundLoss):
         Differs from the paper: the parameter is the log variance, so the variance stays positive.
     """
 
-    def __init__(self, losses: Mapping[str, nn.Module]) -> None:
+    def __init__(self, losses: Mapping[str, Term]) -> None:
         super().__init__(losses)
         self.log_variances = nn.Parameter(torch.zeros(len(losses)))
 
