@@ -64,10 +64,10 @@ def test_json_holds_what_a_report_of_a_fault_needs_and_no_path(tmp_path: Path) -
     assert tmp_path.name not in result.stdout
 
 
-@pytest.mark.parametrize("folder", ["absent", "file"])
-def test_a_path_that_is_no_folder_is_refused(tmp_path: Path, folder: str, refused: Any) -> None:
+@pytest.mark.parametrize(("folder", "what"), [("absent", "which does not exist"), ("file", "a file")])
+def test_a_path_that_is_no_folder_is_refused(tmp_path: Path, folder: str, what: str, refused: Any) -> None:
     (tmp_path / "file").touch()
-    with refused("--folder", got=tmp_path / folder):
+    with refused("--folder", got=f"{tmp_path / folder}, {what}"):
         doctor.examine(tmp_path / folder)
 
 
