@@ -77,3 +77,11 @@ def test_planted_imports_are_found(tmp_path: Path) -> None:
     others, errors = load_packages(tmp_path)
     assert "scipy" in others
     assert "SimpleITK is blocked" in errors
+
+
+def test_the_command_names_a_package_that_is_missing(repository: Path) -> None:
+    code = "import sys; sys.modules['typer'] = None; from uumamba.__main__ import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.startswith("uumamba: the command line needs the package typer, which is missing. Fix: pip inst")
+    assert "Traceback" not in done.stderr

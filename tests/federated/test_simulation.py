@@ -267,10 +267,10 @@ def test_other_objects_than_functions_and_clients_are_refused(refused: Any) -> N
     net, samples = make_net(), torch.randn(12, 6)
     with refused("optimizer", got="SAM"):
         Simulation(net, make_clients(4), DFedSAM(objective, SAM_SGD(net.parameters()), ring(4)))
-    with refused("objective", got="Tensor"):
+    with refused("objective"):
         Simulation(net, make_clients(4), DFedSAM(samples, SAM_SGD, ring(4)))
     for make in (lambda: Client.from_tensors(samples, samples), lambda: Client.from_dataset(samples, samples)):
-        with refused("name", got="Tensor"):
+        with refused("name"):
             make()
     with refused("batches", got="list"):
         Client("A", [samples])

@@ -53,7 +53,7 @@ def test_wrong_labels_are_refused(refused: Callable) -> None:
 
 
 def test_an_unknown_batch_names_its_keys(refused: Callable) -> None:
-    with refused("batch", "keys tokens, mask"):
+    with refused("batch", "the keys tokens, mask"):
         predict_batch(nn.Identity(), {"tokens": 1, "mask": 2})
 
 

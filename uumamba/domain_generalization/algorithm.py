@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import check_options
 from uumamba.runtime.whole_step import WholeStepOptimizer
 from uumamba.types import Method
 
@@ -62,6 +63,7 @@ class Algorithm(nn.Module):
         them a function that builds and returns an ``Algorithm``.
     """
 
+    @check_options
     def __init__(
         self,
         net: nn.Module,

@@ -5,12 +5,14 @@ from torch import Generator, Tensor
 
 from uumamba.domain_generalization.probe import ProbeOutputs, check_outputs
 from uumamba.domain_generalization.slow_examples import GroupSplit, SlowExamples
+from uumamba.runtime.options import check_options
 from uumamba.runtime.seeds import generator_for, key_to_seed
 
 EQUAL = 1e-6
 """Relative difference below which outputs are equal: batches of another size round differently."""
 
 
+@check_options
 def split_in_two(points: Tensor, *, seed: int = 0, restarts: int = 10) -> Tensor:
     r"""Split points into two clusters by k-means.
 
@@ -42,6 +44,7 @@ def split_in_two(points: Tensor, *, seed: int = 0, restarts: int = 10) -> Tensor
     return min(results, key=lambda result: result[0])[1]
 
 
+@check_options
 def find_slow(outputs: ProbeOutputs, *, seed: int = 0) -> SlowExamples:
     """Find the slow examples: the cluster with the higher loss per class.
 

@@ -138,6 +138,7 @@ def domain_batches(
     return ([(x, y) for x, y in step] for step in zip(*loaders, strict=True))
 
 
+@check_options
 def held_out_domains(domains: int, *, cross_validation: bool = False) -> list[tuple[int, ...]]:
     """Return the held-out domains per run of a leave-one-domain-out experiment.
 

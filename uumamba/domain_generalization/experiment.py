@@ -18,11 +18,13 @@ from uumamba.domain_generalization.selection import Record
 from uumamba.domain_generalization.swad import SWAD
 from uumamba.runtime.errors import require
 from uumamba.runtime.network import evaluating
+from uumamba.runtime.options import check_options
 
 IGNORED = -100
 """Label that torch's cross entropy ignores by default."""
 
 
+@check_options
 def train_and_record(
     algorithm: Algorithm,
     domains: Sequence[Dataset[Any]],
@@ -135,6 +137,7 @@ def _ends_run(swad: SWAD, loss: float, step: int) -> bool:
     return swad.finished
 
 
+@check_options
 def domain_scores(
     net: nn.Module,
     in_splits: Mapping[int, Dataset[Any]],

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ StylePart = Literal["mean", "std", "gamma", "bias_field"]
 STYLE: tuple[StylePart, ...] = ("mean", "std", "gamma", "bias_field")
 
 
+@runtime_checkable
 class Perturbation(Protocol):
     """Protocol of image perturbations of a given length.
 

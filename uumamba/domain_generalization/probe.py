@@ -80,6 +80,7 @@ def probe_classification(net: Network, batches: Batches, *, space: Space = "prob
     )
 
 
+@check_options
 def probe_segmentation(
     net: Network, batches: Batches, *, groups: Sequence[int] | None = None, ignore_label: int | None = None
 ) -> ProbeOutputs:
@@ -152,6 +153,7 @@ def probe_segmentation(
     )
 
 
+@check_options
 def fingerprint_batches(batches: Batches) -> str:
     """Return the fingerprint of a data set, as in :class:`ProbeOutputs`.
 

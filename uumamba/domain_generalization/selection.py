@@ -8,6 +8,7 @@ from typing import Any
 
 from uumamba.domain_generalization.domains import require_domains
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import check_options
 
 Record = Mapping[str, Any]
 """Flat row: ``step``, ``test_envs`` (held-out domains), ``env{i}_in_acc`` and ``env{i}_out_acc`` of every domain, and
@@ -45,6 +46,7 @@ class Selection:
         return f"domain {self.test_domain}, {self.rule}: {self.test_accuracy:.3f} ({chosen})"
 
 
+@check_options
 def training_domain_validation(records: Iterable[Record], *, test_domain: int) -> Selection:
     r"""Choose by the mean out-split accuracy of the training domains.
 
@@ -79,6 +81,7 @@ def training_domain_validation(records: Iterable[Record], *, test_domain: int) -
     return _best(TRAINING, test_domain, candidates)
 
 
+@check_options
 def leave_one_domain_out_validation(records: Iterable[Record], *, test_domain: int) -> Selection:
     r"""Choose by the mean accuracy on other domains held out in turn.
 
@@ -123,6 +126,7 @@ def leave_one_domain_out_validation(records: Iterable[Record], *, test_domain: i
     return _best(CROSS, test_domain, candidates)
 
 
+@check_options
 def oracle(records: Iterable[Record], *, test_domain: int) -> Selection:
     """Choose the setting by the test domain's own accuracy.
 

@@ -10,6 +10,7 @@ from torch.utils.data import Sampler
 
 from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.files import write_json
+from uumamba.runtime.options import check_options
 from uumamba.runtime.seeds import generator_for
 from uumamba.runtime.text_files import load_json
 
@@ -65,6 +66,7 @@ class SlowExamples:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
+@check_options
 def write_slow_examples(path: Path | str, found: SlowExamples) -> None:
     """Write slow examples to a JSON file for :func:`read_slow_examples`.
 
@@ -80,6 +82,7 @@ def write_slow_examples(path: Path | str, found: SlowExamples) -> None:
     write_json(path, {"format": FORMAT} | asdict(found))
 
 
+@check_options
 def read_slow_examples(path: Path | str, *, size: int | None = None, fingerprint: str | None = None) -> SlowExamples:
     """Read slow examples of the current data set from a file.
 
@@ -194,6 +197,7 @@ class UpsampledSampler(Sampler[int]):
         Differs from the paper: none.
     """
 
+    @check_options
     def __init__(
         self,
         size: int,

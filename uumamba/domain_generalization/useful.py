@@ -240,7 +240,16 @@ class USEFUL:
             UsageError: ``start()`` returned weights that differ from an earlier call.
         """
         seed_everything(self.seed)
-        net, train_epoch = self.start()
+        made = self.start()
+        is_pair = isinstance(made, tuple) and len(made) == 2 and isinstance(made[0], nn.Module) and callable(made[1])
+        require(
+            is_pair,
+            "start",
+            got=f"a function that returns {type(made).__name__}",
+            expected="a function that returns (net, train_epoch)",
+            fix="return net, train_epoch, where train_epoch(sampler) trains net for one epoch",
+        )
+        net, train_epoch = made
         tensors = {name: value for name, value in net.state_dict().items() if isinstance(value, torch.Tensor)}
         named_bytes = b"".join(name.encode() + tensor_bytes(value) for name, value in tensors.items())
         initial = hashlib.sha256(named_bytes).hexdigest()

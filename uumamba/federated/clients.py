@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import PositiveInt, check_options
 from uumamba.runtime.seeds import generator_for
 
 
@@ -44,7 +45,8 @@ class Client:
         )
 
     @classmethod
-    def from_tensors(cls, name: str, *tensors: Tensor, batch_size: int = 32, seed: int = 0) -> "Client":
+    @check_options
+    def from_tensors(cls, name: str, *tensors: Tensor, batch_size: PositiveInt = 32, seed: int = 0) -> "Client":
         """Return a client with samples in tensors.
 
         A batch is a tuple of tensors. Epochs follow each other without end, each in a new order. Orders are keyed by
@@ -59,7 +61,6 @@ class Client:
         Raises:
             UsageError: there are no samples, or tensors have different lengths.
         """
-        _check_name(name)
         lengths = {len(tensor) for tensor in tensors}
         require(
             len(lengths) == 1 and 0 not in lengths,
@@ -81,8 +82,15 @@ class Client:
         return cls(name, batches, size=size)
 
     @classmethod
+    @check_options
     def from_dataset(
-        cls, name: str, dataset: Dataset[Any], *, batch_size: int = 32, seed: int = 0, **options: Any
+        cls,
+        name: str,
+        dataset: Dataset[Any] | Sequence[Any],
+        *,
+        batch_size: PositiveInt = 32,
+        seed: int = 0,
+        **options: Any,
     ) -> "Client":
         """Return a client with a map-style data set, read by a DataLoader.
 
@@ -96,7 +104,6 @@ class Client:
         Raises:
             UsageError: there are no samples.
         """
-        _check_name(name)
         size = len(dataset)  # type: ignore[arg-type]  # map-style
         require(size > 0, name, got="a data set without samples", expected="at least one sample")
 
@@ -104,7 +111,7 @@ class Client:
             epoch = 0
             while True:
                 generator = _generator(seed, name, round_number, epoch)
-                yield from DataLoader(dataset, batch_size, shuffle=True, generator=generator, **options)
+                yield from DataLoader(dataset, batch_size, shuffle=True, generator=generator, **options)  # type: ignore[arg-type]
                 epoch += 1
 
         return cls(name, batches, size=size)
@@ -136,7 +143,7 @@ def check_names(names: Sequence[str]) -> None:
 
 
 def _check_name(name: Any) -> None:
-    require(isinstance(name, str), "name", got=type(name).__name__, expected="the client's name before its data")
+    require(isinstance(name, str), "name", got=name, expected="the client's name before its data")
 
 
 def _generator(seed: int, name: str, round_number: int, epoch: int) -> torch.Generator:

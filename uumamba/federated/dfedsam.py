@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from uumamba.federated.mixing import Mixing
 from uumamba.runtime.errors import require
-from uumamba.runtime.options import ABOVE_0, AT_MOST_1, NonNegativeInt, PositiveInt, check_options
+from uumamba.runtime.options import ABOVE_0, AT_MOST_1, EXPLAINED, NonNegativeInt, PositiveInt, check_options
 from uumamba.runtime.seeds import generator_for
 from uumamba.runtime.whole_step import WholeStepOptimizer
 
@@ -87,7 +87,7 @@ class DFedSAM:
     """
 
     objective: Callable[[nn.Module, Any], Tensor]
-    optimizer: Callable[[Iterable[nn.Parameter]], WholeStepOptimizer]
+    optimizer: Annotated[Callable[[Iterable[nn.Parameter]], WholeStepOptimizer], EXPLAINED]
     topology: Mixing
     local_steps: PositiveInt = 5
     gossip_steps: NonNegativeInt = 1

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.options import check_options
 
 
 class FlatWeights:
@@ -29,6 +30,7 @@ class FlatWeights:
         (tensor([[1., 2.]]), tensor([3.]))
     """
 
+    @check_options
     def __init__(self, net: nn.Module) -> None:
         named = [(name, param) for name, param in net.named_parameters() if param.requires_grad]
         require(named, "net", got="no trainable parameter", expected="a network with weights to train")

@@ -7,6 +7,7 @@ import numpy as np
 
 from uumamba.federated.mixing import Presence, to_sparse
 from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.options import check_options
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -48,6 +49,7 @@ class Topology:
         (2, 1.0)
     """
 
+    @check_options
     def __init__(self, name: str, matrices: Sequence[Any]) -> None:
         require(len(matrices) > 0, name, got="no matrix", expected="at least one gossip matrix")
         self.name = name

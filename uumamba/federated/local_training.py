@@ -14,6 +14,7 @@ from uumamba.federated.dfedsam import DFedSAM
 from uumamba.federated.flat_weights import FlatWeights
 from uumamba.federated.norm_statistics import recompute_statistics
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import check_options
 from uumamba.runtime.seeds import key_to_seed, preserve_random_state, seed_everything
 from uumamba.runtime.whole_step import WholeStepOptimizer, check_whole_step
 
@@ -91,6 +92,7 @@ class LocalTraining:
         tensor([2.])
     """
 
+    @check_options
     def __init__(self, net: nn.Module, method: DFedSAM) -> None:
         for name, fix in _FUNCTIONS.items():
             given = getattr(method, name)

@@ -1,19 +1,21 @@
 """Running statistics of a network after its weights were averaged."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
 
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import Batches, check_options
 from uumamba.runtime.running_statistics import find_tracking_norms, restarted_statistics
 from uumamba.runtime.seeds import preserve_random_state, seed_everything
 
 
+@check_options
 @torch.no_grad()
 def recompute_statistics(
-    net: nn.Module, batches: Iterable[Any], forward: Callable[[nn.Module, Any], object] | None = None
+    net: nn.Module, batches: Batches, forward: Callable[[nn.Module, Any], object] | None = None
 ) -> None:
     """Recompute running statistics as means over batches, at the current weights.
 

@@ -85,6 +85,7 @@ def make_nvflare_job(
     return job
 
 
+@check_options
 def run_nvflare_simulator(job: Any, workspace: Path | str, *, log: str = "ERROR") -> dict[str, list[SiteRecord]]:
     """Run a job with a process for each site on this machine.
 

@@ -12,11 +12,13 @@ from uumamba.federated.clients import Client, check_names
 from uumamba.federated.dfedsam import DFedSAM
 from uumamba.federated.site_rounds import Site, SiteSummary, check_same
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import check_options
 from uumamba.runtime.rank_group import join_group
 from uumamba.runtime.rank_watch import SILENCE_S
 from uumamba.runtime.ranks import Place, Ranks
 
 
+@check_options
 @contextmanager
 def join_as_client(
     net: nn.Module,
@@ -71,6 +73,7 @@ def join_as_client(
         yield connect_site(net, make_client(ranks.rank), method, ranks)
 
 
+@check_options
 def connect_site(net: nn.Module, client: Client, method: DFedSAM, ranks: Ranks) -> Site:
     """Return the client of this process in a joined group.
 

@@ -4,7 +4,7 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from torch import nn
@@ -16,6 +16,7 @@ from uumamba.federated.isolation import check_may_isolate
 from uumamba.federated.local_training import ClientState, LocalResult, LocalTraining
 from uumamba.runtime.errors import require
 from uumamba.runtime.network import evaluating
+from uumamba.runtime.options import EXPLAINED, NonNegativeInt, check_options
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,8 @@ class Simulation:
         >>> model = simulation.consensus_model()
     """
 
-    def __init__(self, net: nn.Module, clients: Sequence[Client], method: DFedSAM) -> None:
+    @check_options
+    def __init__(self, net: nn.Module, clients: Annotated[Sequence[Client], EXPLAINED], method: DFedSAM) -> None:
         check_clients(clients, method.topology.clients, method.topology.name)
         self.net, self.clients, self.method = net, list(clients), method
         self.round = 0
@@ -113,7 +115,8 @@ class Simulation:
         self._buffers = [start.buffers] * len(self.clients)
         self._optimizers: list[Mapping[str, Any]] = [{} for _ in self.clients]
 
-    def run(self, rounds: int) -> Iterator[RoundRecord]:
+    @check_options
+    def run(self, rounds: NonNegativeInt) -> Iterator[RoundRecord]:
         """Run rounds and yield a record after each."""
         for _ in range(rounds):
             yield self.run_round()

@@ -17,6 +17,7 @@ from uumamba.federated.isolation import check_may_isolate
 from uumamba.federated.local_training import ClientState, LocalTraining
 from uumamba.federated.mixing import Mixing, Server
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import check_options
 from uumamba.runtime.seeds import key_to_seed
 
 SAME_START = 1e-3
@@ -90,6 +91,7 @@ class SiteSummary:
     weight_norm: float
 
 
+@check_options
 def check_same(summaries: Sequence[SiteSummary]) -> None:
     """Raise if clients have different networks, methods or starting weights.
 
@@ -150,6 +152,7 @@ class Site:
         UsageError: the topology has another number of clients, or the method needs a server.
     """
 
+    @check_options
     def __init__(self, net: nn.Module, client: Client, method: DFedSAM, links: Links) -> None:
         require(
             not isinstance(method.topology, Server),

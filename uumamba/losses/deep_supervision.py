@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from uumamba.losses.summed import Term
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import check_options
 from uumamba.types import Logits
 
 
@@ -40,7 +42,8 @@ class DeepSupervisionLoss(nn.Module):
         Isensee et al., *nnU-Net*, Nature Methods 18, 2021 (these weights). Differs from the paper: none.
     """
 
-    def __init__(self, loss: nn.Module, weights: Sequence[float] | None = None) -> None:
+    @check_options
+    def __init__(self, loss: Term, weights: Sequence[float] | None = None) -> None:
         super().__init__()
         self.loss = loss
         self.scale_weights = None if weights is None else _normalise(weights)

@@ -78,6 +78,9 @@ def check_shapes(logits: Tensor, label: Tensor, *, least: int = 2) -> None:
         "logits",
         got=shape,
         expected="the shape (batch, classes, *spatial) with at least 2 classes" if least > 1 else "spatial axes",
+        fix="for classification add a spatial axis: loss(logits[..., None], label.view(-1, 1, 1))"
+        if len(shape) == 2
+        else "",
     )
     require(
         not (label.is_floating_point() or label.is_complex() or label.dtype == torch.bool),

@@ -1,12 +1,16 @@
 """Loss terms with weights learned from their uncertainty."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from uumamba.losses.summed import CompoundLoss, Term
+from uumamba.runtime.errors import require
+
+SMALLEST_TERM = -1e-3
+"""Term that is 0 but for rounding, also of half-precision logits."""
 
 
 class UncertaintyWeightedLoss(CompoundLoss):
@@ -31,7 +35,7 @@ class UncertaintyWeightedLoss(CompoundLoss):
             and label may be anything that the losses take, such as the outputs of two heads and two labels.
 
     Raises:
-        UsageError: there are no losses, or they have no names.
+        UsageError: there are no losses, or they have no names; or, on a CPU, a term is negative.
 
     Example:
         >>> from uumamba.losses import FocalLoss, SoftDiceLoss
@@ -54,6 +58,7 @@ class UncertaintyWeightedLoss(CompoundLoss):
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
         """Loss of logits ``(batch, classes, *spatial)`` against a label ``(batch, 1, *spatial)``."""
         values = self.compute_terms(logits, label)
+        _check_sign(self.losses, values)
         weighted = 0.5 * torch.exp(-self.log_variances) * values
         return (weighted + F.softplus(self.log_variances)).sum()
 
@@ -64,3 +69,21 @@ class UncertaintyWeightedLoss(CompoundLoss):
         """
         values = (0.5 * torch.exp(-self.log_variances.detach())).tolist()
         return dict(zip(self.losses, values, strict=True))
+
+
+def _check_sign(names: Iterable[str], values: Tensor) -> None:
+    """Raise for a negative term, whose weight would grow without bound.
+
+    An accelerator is not waited for.
+    """
+    is_traced = torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(values)
+    if is_traced or values.device.type != "cpu":
+        return
+    for name, value in zip(names, values.tolist(), strict=True):
+        require(
+            not value < SMALLEST_TERM,  # a term that is NaN goes on, for the optimizer to skip the step
+            f"losses: {name}",
+            got=f"a value of {value:.4g}",
+            expected="a loss of at least 0",
+            fix="write 1 - Dice in place of -Dice",
+        )

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from uumamba.nets.residual_unet import ResidualUNet
 from uumamba.nets.stages import check_divisible, smallest_patch
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import check_options
 
 
 class CoarseToFine(nn.Module):
@@ -46,6 +47,7 @@ class CoarseToFine(nn.Module):
         trained together, not one after the other, and the fine network gets probabilities, not labels.
     """
 
+    @check_options
     def __init__(self, coarse: ResidualUNet, fine: ResidualUNet, *, factor: Sequence[int]) -> None:
         super().__init__()
         dims = coarse.spatial_dims

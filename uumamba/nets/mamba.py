@@ -11,6 +11,7 @@ from uumamba.ops import causal_convolution, selective_scan
 from uumamba.runtime.autocast import full_precision
 from uumamba.runtime.errors import require
 from uumamba.runtime.memory_format import to_channels_last
+from uumamba.runtime.options import check_options
 
 
 class Mamba(nn.Module):
@@ -45,6 +46,7 @@ class Mamba(nn.Module):
         Differs from the paper: none known.
     """
 
+    @check_options
     def __init__(self, d_model: int, d_state: int = 16, d_conv: int = 4, expand: int = 2) -> None:
         super().__init__()
         self.d_inner = expand * d_model
@@ -127,6 +129,7 @@ class MambaLayer(nn.Module):
         Differs from the released code: bfloat16 input is cast in every variant.
     """
 
+    @check_options
     def __init__(self, dim: int, *, channel_tokens: bool = False) -> None:
         super().__init__()
         self.dim = dim

@@ -13,6 +13,7 @@ from uumamba.nets.official_weights import recognise, remove_duplicates
 from uumamba.nets.safe_reading import read_weights_file
 from uumamba.nets.umamba import ResEncUNet, UMambaBot, UMambaEnc
 from uumamba.runtime.errors import UsageError, require
+from uumamba.runtime.options import check_options
 
 OfficialNet = UMambaBot | UMambaEnc | ResEncUNet | LegacyUMambaBot | LegacyUMambaEnc
 Plans = Mapping[str, Any] | Path | str
@@ -20,6 +21,7 @@ Plans = Mapping[str, Any] | Path | str
 _KINDS: Final = {kind.__name__: kind for kind in (UMambaBot, UMambaEnc, ResEncUNet, LegacyUMambaBot, LegacyUMambaEnc)}
 
 
+@check_options
 def load_official(
     path: Path | str,
     plans: Plans | None = None,

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from uumamba.optim.foreign_calls import explain_arguments, raise_for_method
-from uumamba.optim.groups import BaseFactory, Params, check_groups, make_base, make_groups
+from uumamba.optim.groups import BaseFactory, Params, check_groups, check_names, make_base, make_groups
 from uumamba.optim.passes import Ascent, AtWeights, Closure, Passes, PassResults
 from uumamba.optim.restore import WeightBackup
 from uumamba.optim.rules import BeforeMix, FirstPass, Rule, mix_gradients
@@ -94,6 +94,8 @@ class SharpnessAware(Optimizer):
         super().__init__(self.base.param_groups, self.base.defaults | {"perturb": True} | (group_defaults or {}))
         self.param_groups = self.base.param_groups
         check_groups(self.param_groups)
+        check_names(self.param_groups, self.defaults)
+        _check_net(net, self.param_groups)
         self.net, self.max_grad_norm = net, max_grad_norm
         self.accumulation, self.perturbation = accumulation, perturbation
         self.scaler = scaler if scaler is not None and scaler.is_enabled() else None
@@ -155,11 +157,14 @@ class SharpnessAware(Optimizer):
         )
         closures = [closure] if callable(closure) else list(closure or ())
         require(closures, "closure", got="an empty list", expected="at least one closure")
+        _check_functions("closure", closures)
         params = [param for group in self.param_groups for param in group["params"] if param.requires_grad]
         passes = Passes(self.net, self.scaler, params)
         self.zero_grad()
-        listed = [at_weights] if callable(at_weights) else at_weights or ()
+        listed = [at_weights] if callable(at_weights) else () if at_weights is None else at_weights
+        require(isinstance(listed, Sequence), "at_weights", got=at_weights, expected="a function, a list or None")
         scalars = [scalar for scalar in listed if scalar is not None]
+        _check_functions("at_weights", scalars)
         gradients = passes.accumulate(scalars)[2]
         require(
             not scalars or any(gradient is not None for gradient in gradients),
@@ -177,6 +182,13 @@ class SharpnessAware(Optimizer):
                 got=ascent,
                 expected=f"None for {type(self).__name__}",
                 fix="leave ascent out, or choose an optimizer such as SAM or ASAM",
+            )
+            require(
+                ascent is None or (callable(ascent) and not isinstance(ascent, type)),
+                "ascent",
+                got=ascent,
+                expected="a function of the closure's outputs",
+                fix="make an instance first: OutputBiasForgetting()",
             )
             perturb = self._perturb_and_descend if self._rule.early_direction is None else self._perturb_before_pass
             losses, gradients = perturb(passes, closures, gradients, ascent)
@@ -352,6 +364,7 @@ class SharpnessAware(Optimizer):
             return
         [param_group] = make_groups([param_group])
         check_groups([self.defaults | param_group])
+        check_names([param_group], self.defaults)
         self.base.add_param_group(param_group)
         for name, value in self.defaults.items():
             param_group.setdefault(name, value)
@@ -422,6 +435,29 @@ class SharpnessAware(Optimizer):
             self.scaler.load_state_dict(state_dict["scaler"])
         self.skipped_steps = state_dict["skipped_steps"]
         self.numbers = dict(state_dict.get("numbers", {}))  # absent in states of earlier versions
+
+
+def _check_functions(name: str, given: Sequence[Any]) -> None:
+    for each in given:
+        require(
+            callable(each),
+            name,
+            got=f"a list with an object of class {type(each).__name__}",
+            expected="functions that return a scalar",
+            fix="write lambda: loss_fn(net(x), y) in place of its value",
+        )
+
+
+def _check_net(net: nn.Module | None, groups: Sequence[Mapping[str, Any]]) -> None:
+    """Raise for another network than the one whose parameters are trained."""
+    trained = {id(param) for group in groups for param in group["params"]}
+    require(
+        net is None or any(id(param) in trained for param in net.parameters()),
+        "net",
+        got="a network without any of the optimizer's parameters",
+        expected="the network that is trained",
+        fix="write SAM(net.parameters(), base, net=net)",
+    )
 
 
 def _take_sum(params: Sequence[Tensor], gradients: list[Tensor | None], *, share: float) -> list[Tensor | None]:

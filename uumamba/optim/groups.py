@@ -3,7 +3,8 @@
 import inspect
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from difflib import get_close_matches
+from typing import Annotated, Any, Literal, TypedDict
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,11 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.optim import Optimizer
 
 from uumamba.runtime.errors import require
-from uumamba.runtime.options import Positive
+from uumamba.runtime.options import EXPLAINED, Positive, check_options
 
 NORMS = (_NormBase, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)  # the first is every batch and every instance norm
-Params = Iterable[Any]  # parameters, named parameters or groups
-BaseFactory = Callable[..., Optimizer]
+Params = Annotated[Iterable[Any], EXPLAINED]  # parameters, named parameters or groups
+BaseFactory = Annotated[Callable[..., Optimizer], EXPLAINED]
 
 
 class EngineOptions(TypedDict, total=False):
@@ -146,6 +147,29 @@ def check_groups(groups: Sequence[dict[str, Any]]) -> None:
         require(math.isfinite(rho) and rho >= 0, "rho", got=rho, expected="a finite number of at least 0")
 
 
+def check_names(groups: Sequence[Mapping[str, Any]], known: Iterable[str]) -> None:
+    """Raise for an option that is spelled almost like a known one.
+
+    Other unknown options are left alone: schedulers and layer-wise rates store their own.
+    """
+    by_letters = {_letters(name): name for name in known}
+    for group in groups:
+        for name in group.keys() - by_letters.values():
+            near = get_close_matches(_letters(name), by_letters, n=1, cutoff=0.85)
+            require(
+                not near or abs(len(near[0]) - len(_letters(name))) > 1,
+                f"params: {name}",
+                got=group[name],
+                expected="an option of a group by its name",
+                fix=f"write {by_letters[near[0]]}" if near else "",
+            )
+
+
+def _letters(name: str) -> str:
+    return name.lower().replace("_", "")
+
+
+@check_options
 def norm_layers_only(net: nn.Module) -> list[dict[str, Any]]:
     """Make two parameter groups, of which only the norm layers are perturbed.
 

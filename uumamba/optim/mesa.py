@@ -1,5 +1,7 @@
 """Memory-efficient sharpness-aware training (MESA), with a moving average as teacher."""
 
+import warnings
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -7,10 +9,14 @@ from torch import Tensor, nn, no_grad
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from uumamba.optim.output_divergence import Form, average_valid, find_valid, softened_divergence
+from uumamba.runtime.batch_parts import read_pair
 from uumamba.runtime.network import bare_network, finest_logits, read_loss_weights
 from uumamba.runtime.observer import Observer, Row, RunView
 from uumamba.runtime.options import BelowOne, NonNegative, NonNegativeInt, Positive, check_options
 from uumamba.types import Batch
+
+PASSES_WITHOUT_STEP = 200
+"""Calls without :meth:`MESA.after_step` that are surely no accumulated step."""
 
 
 class MESA(nn.Module, Observer):
@@ -71,7 +77,7 @@ class MESA(nn.Module, Observer):
     @check_options
     def __init__(
         self,
-        loss: nn.Module,
+        loss: nn.Module | Callable[..., Tensor],
         net: nn.Module,
         *,
         weight: NonNegative = 0.8,
@@ -88,25 +94,44 @@ class MESA(nn.Module, Observer):
         self.weight, self.temperature, self.start_step = weight, temperature, start_step
         average = AveragedModel(bare_network(net), multi_avg_fn=partial(_average, decay), use_buffers=True)
         self.teacher = average.requires_grad_(False)
+        self._passes = 0  # calls since the teacher's last change
 
-    def forward(self, net: nn.Module, batch: Batch) -> Tensor:
-        """Compute the loss of one batch with ``image`` and ``label``."""
-        logits = net(batch["image"])
-        loss: Tensor = self.loss(logits, batch["label"])
+    def forward(self, net: nn.Module, batch: Batch | Sequence[Any]) -> Tensor:
+        """Compute the loss of one batch.
+
+        Args:
+            net: the network.
+            batch: a mapping with ``image`` and ``label``, or a pair ``(input, label)``.
+        """
+        image, label = read_pair(batch, fix="write objective(net, (input, label))")
+        logits = net(image)
+        loss: Tensor = self.loss(logits, label)
         if self.weight == 0 or (self.start_step and self.teacher.n_averaged < self.start_step):
             return loss
+        self._warn_of_no_step()
         self.teacher.eval()  # train() on the objective also sets the teacher's mode
         with no_grad():
-            past = finest_logits(self.teacher(batch["image"]))
+            past = finest_logits(self.teacher(image))
         now = finest_logits(logits)
-        valid = find_valid(batch["label"], now, self.ignore_label)
+        valid = find_valid(label, now, self.ignore_label)
         if valid is not None:
             past, now = past.masked_fill(~valid, 0), now.masked_fill(~valid, 0)  # equal, so they add nothing
         divergence = softened_divergence(past, now, temperature=self.temperature, form=self.form)
         return loss + self.weight * average_valid(divergence, valid)
 
+    def _warn_of_no_step(self) -> None:
+        """Warn once of a teacher that many calls have not changed."""
+        self._passes += 1
+        if self._passes == PASSES_WITHOUT_STEP and self.training:
+            warnings.warn(
+                f"MESA's teacher has not changed in {PASSES_WITHOUT_STEP} calls. Write "
+                "optimizer.register_step_post_hook(lambda *_: objective.after_step(net)).",
+                stacklevel=3,
+            )
+
     def after_step(self, net: nn.Module) -> None:
         """Update the teacher; to be called once after each optimizer step."""
+        self._passes = 0
         self.teacher.update_parameters(bare_network(net))
 
     def on_step(self, run: RunView) -> None:

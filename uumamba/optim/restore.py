@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from uumamba.runtime.options import check_options
+
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 
 
@@ -75,6 +77,7 @@ def _copy(targets: list[Tensor], sources: list[Tensor]) -> None:
         torch._foreach_copy_(targets, sources)
 
 
+@check_options
 @contextmanager
 def frozen_running_statistics(net: nn.Module | None) -> Iterator[None]:
     """Run forward passes in training mode without a change of running statistics.

@@ -1,5 +1,7 @@
 """Sharpness-aware training for free (SAF), with outputs of earlier epochs."""
 
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,11 +11,15 @@ from torch import Tensor, nn
 
 from uumamba.optim.output_divergence import softened_divergence
 from uumamba.optim.past import PastLogits
+from uumamba.runtime.batch_parts import read_pair
 from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.network import finest_logits, read_loss_weights
 from uumamba.runtime.observer import Observer, Row, RunView
 from uumamba.runtime.options import AtLeastTwo, NonNegative, NonNegativeInt, Positive, PositiveInt, check_options
 from uumamba.types import Batch
+
+PASSES_OF_AN_EPOCH = 20
+"""Times that one epoch surely shows no sample, also with two passes per step and repeated samples."""
 
 
 class SAF(nn.Module, Observer):
@@ -76,7 +82,7 @@ class SAF(nn.Module, Observer):
     @check_options
     def __init__(
         self,
-        loss: nn.Module,
+        loss: nn.Module | Callable[..., Tensor],
         *,
         samples: PositiveInt,
         classes: AtLeastTwo,
@@ -93,6 +99,7 @@ class SAF(nn.Module, Observer):
         self.weight, self.temperature = weight, temperature
         self.save_table = save_table
         self.epoch: int | None = None
+        self._seen = 0  # samples since the epoch began, of all passes
         self._ranks = _count_ranks()
         path = None if table is None else Path(table)
         if path is not None and self._ranks > 1:
@@ -107,7 +114,7 @@ class SAF(nn.Module, Observer):
         require(epoch >= 0, "epoch", got=epoch, expected="a number of at least 0")
         if self.epoch is None or epoch < self.epoch:
             self._past.forget_after(-1)
-        self.epoch = epoch
+        self.epoch, self._seen = epoch, 0
 
     def on_epoch_start(self, run: RunView) -> None:
         """Set the epoch."""
@@ -117,18 +124,25 @@ class SAF(nn.Module, Observer):
         """Add the learned weights of the loss terms."""
         row["loss_weights"] = self.loss_weights()
 
-    def forward(self, net: nn.Module, batch: Batch) -> Tensor:
-        """Compute the loss of one batch with ``image``, ``label`` and ``sample_id``."""
-        logits = finest_logits(net(batch["image"]))
+    def forward(self, net: nn.Module, batch: Batch | Sequence[Any]) -> Tensor:
+        """Compute the loss of one batch.
+
+        Args:
+            net: the network.
+            batch: a mapping with ``image``, ``label`` and ``sample_id``, or a triple in this order.
+        """
+        image, label, sample_id = _read_triple(batch)
+        logits = finest_logits(net(image))
         self._check_logits(logits)
-        loss: Tensor = self.loss(logits, batch["label"])
+        loss: Tensor = self.loss(logits, label)
         if not self.training:
             return loss
-        ids = self._read_ids(batch, logits)
+        ids = self._read_ids(sample_id, logits)
         if self.epoch is None:
             raise UsageError(
                 "epoch", got=None, expected="an epoch", fix="call objective.begin_epoch(epoch) before each epoch"
             )
+        self._warn_of_no_epoch(len(ids))
         self._write_rows(ids, logits.detach(), self.epoch)
         if self.weight == 0 or self.epoch < self.start_epoch:
             return loss
@@ -152,6 +166,16 @@ class SAF(nn.Module, Observer):
     def loss_weights(self) -> dict[str, float]:
         """Read the loss's learned weights; empty for a loss without them."""
         return read_loss_weights(self.loss)
+
+    def _warn_of_no_epoch(self, samples: int) -> None:
+        """Warn once of an epoch that surely ended long ago."""
+        before, self._seen = self._seen, self._seen + samples
+        if before <= PASSES_OF_AN_EPOCH * self.samples < self._seen:
+            warnings.warn(
+                f"SAF: epoch {self.epoch} has seen every sample {PASSES_OF_AN_EPOCH} times, so no output is new. Call "
+                "objective.begin_epoch(epoch) before each epoch.",
+                stacklevel=3,
+            )
 
     def _write_rows(self, ids: Tensor, logits: Tensor, epoch: int) -> None:
         """Write the rows of all ranks; either all ranks gather or none."""
@@ -177,20 +201,28 @@ class SAF(nn.Module, Observer):
         )
         require(shape[1] == self.classes, "classes", got=self.classes, expected=f"the network's {shape[1]} classes")
 
-    def _read_ids(self, batch: Batch, logits: Tensor) -> Tensor:
-        ids = batch.get("sample_id")
+    def _read_ids(self, ids: Any, logits: Tensor) -> Tensor:
         if not isinstance(ids, Tensor) or ids.dtype != torch.int64 or ids.shape != logits.shape[:1]:
             raise UsageError(
                 "sample_id",
                 got=f"{ids.dtype} of shape {tuple(ids.shape)}" if isinstance(ids, Tensor) else ids,
                 expected=f"int64 of shape ({len(logits)},)",
-                fix="return each sample's index from the data set",
+                fix="return each sample's index from the data set, as sample_id or in (input, label, ids)",
             )
         wrong = ids[(ids < 0) | (ids >= self.samples)].tolist()
         require(
             not wrong, "sample_id", got=wrong, expected=f"ids from 0 to {self.samples - 1}, one per training sample"
         )
         return ids
+
+
+def _read_triple(batch: Batch | Sequence[Any]) -> tuple[Any, Any, Any]:
+    """Return input, label and ids, None if the batch has none."""
+    if isinstance(batch, list | tuple) and len(batch) == 3:
+        image, label, sample_id = batch
+        return image, label, sample_id
+    image, label = read_pair(batch, fix="write objective(net, (input, label, ids))")
+    return image, label, batch.get("sample_id") if isinstance(batch, Mapping) else None
 
 
 def _count_ranks() -> int:

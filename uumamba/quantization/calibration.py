@@ -1,6 +1,6 @@
 """Initial activation scales of a quantized network."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -11,11 +11,11 @@ from uumamba.quantization.levels import level_range
 from uumamba.quantization.overrides import join_names, parameter_name, suggest_overrides
 from uumamba.quantization.quantizers import ActivationQuantizer
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import Batches, check_options
 
 
-def calibrate(
-    net: nn.Module, batches: Iterable[Any], *, run: Callable[[nn.Module, Any], Any] | None = None
-) -> nn.Module:
+@check_options
+def calibrate(net: nn.Module, batches: Batches, *, run: Callable[[nn.Module, Any], Any] | None = None) -> nn.Module:
     r"""Set scale and range of every activation quantizer from a few batches.
 
     The scale becomes :math:`s_0 = 2\,\mathrm{mean}|v| / \sqrt{Q_p}` over all batches; the range is unsigned if no

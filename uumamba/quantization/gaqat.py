@@ -237,6 +237,14 @@ def _check_fit(optimizer: Any, scales: Mapping[str, nn.Parameter]) -> None:
             expected="all scales in groups with perturb=True",
             fix="create the optimizer after quantize_, with scale_groups(net)",
         )
+    hooks = getattr(optimizer, "_before_mix", {}).values()
+    require(
+        not any(isinstance(getattr(hook, "__self__", None), GAQAT) for hook in hooks),
+        "optimizer",
+        got="an optimizer with a GAQAT",
+        expected="one GAQAT per optimizer, since two would count every step twice",
+        fix="call remove() of the first one",
+    )
     has_ranks = torch.distributed.is_available() and torch.distributed.is_initialized()
     require(
         not has_ranks or optimizer.perturbation == "global",

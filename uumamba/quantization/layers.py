@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from uumamba.quantization.quantizers import ActivationQuantizer, WeightQuantizer, scale_type
+from uumamba.runtime.options import check_options
 
 TRANSPOSED = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)
 KINDS = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, *TRANSPOSED)
@@ -60,6 +61,7 @@ def find_modules(net: nn.Module, kinds: tuple[type[nn.Module], ...] = KINDS) -> 
     return {name: module for name, module in net.named_modules() if isinstance(module, kinds)}
 
 
+@check_options
 def quantized_layers(net: nn.Module) -> Iterator[QuantizedLayer]:
     """Yield the quantized layers in the network's order of registration.
 

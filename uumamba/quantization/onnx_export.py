@@ -18,11 +18,13 @@ from uumamba.quantization.overrides import parameter_name
 from uumamba.quantization.packing import check_rounding
 from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.files import whole_file
+from uumamba.runtime.options import check_options
 
 OPSET = 21
 _EXPORTER_LOGGER = "torch.onnx._internal.exporter._registration"
 
 
+@check_options
 def export_onnx(
     net: nn.Module,
     example: Tensor,

@@ -11,6 +11,7 @@ from uumamba.quantization.layers import QuantizedLayer, quantized_layers
 from uumamba.quantization.levels import level_range
 from uumamba.quantization.overrides import parameter_name
 from uumamba.runtime.errors import require
+from uumamba.runtime.options import check_options
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class PackedWeight:
         return weight.to(self.dtype or self.scale.dtype)
 
 
+@check_options
 def packed_weights(net: nn.Module) -> dict[str, PackedWeight]:
     """Return every rounded weight of a quantized network, by layer name.
 
@@ -76,6 +78,7 @@ def packed_weights(net: nn.Module) -> dict[str, PackedWeight]:
     return packed
 
 
+@check_options
 def packed_bytes(net: nn.Module) -> int:
     """Return the number of bytes of all packed weights with their scales.
 

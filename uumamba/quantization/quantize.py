@@ -123,6 +123,7 @@ def quantize_(
     return net
 
 
+@check_options
 def quantizer_scales(net: nn.Module) -> dict[str, nn.Parameter]:
     """Return the learned scales by layer and part, weight before input.
 
@@ -155,6 +156,7 @@ def holds_scales(state: Iterable[str]) -> bool:
     return any(name.endswith(("parametrizations.weight.0.scale", f"{INPUT}.scale")) for name in state)
 
 
+@check_options
 def scale_groups(net: nn.Module) -> list[dict[str, Any]]:
     """Return two parameter groups: other parameters, and scales without weight decay.
 
@@ -171,6 +173,7 @@ def scale_groups(net: nn.Module) -> list[dict[str, Any]]:
     return [{"params": others}, {"params": scales, "weight_decay": 0.0}]
 
 
+@check_options
 def count_steps(net: nn.Module, optimizer: Optimizer) -> RemovableHandle:
     """Count an optimizer's steps for ``quantize_(..., start_step=...)``.
 

@@ -75,6 +75,7 @@ class WeightQuantizer(_Quantizer):
 
     steps_left: Tensor | None
 
+    @check_options
     def __init__(
         self, weight: Tensor, bits: int, *, channel_axis: int | None = None, start_step: int = FROM_FIRST_STEP
     ) -> None:
@@ -147,6 +148,7 @@ class ActivationQuantizer(_Quantizer):
 
     signed: Tensor
 
+    @check_options
     def __init__(self, bits: int, *, name: str = "") -> None:
         super().__init__(bits)
         self.name = name

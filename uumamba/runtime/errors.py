@@ -3,6 +3,7 @@
 Each has the exit code of the command line.
 """
 
+import math
 import reprlib
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -14,6 +15,8 @@ EXIT_STOPPED_RESUMABLE = 75
 
 LONGEST_QUOTE = 800
 """Characters of each part of a message; a value from a file may have millions."""
+MOST_ELEMENTS_QUOTED = 8
+"""Elements of an array that are shown instead of its shape."""
 MOST_ENTRIES_QUOTED = 1000
 """Entries of nested lists that are shown in full; nested aliases of YAML can stand for more than fit into memory."""
 
@@ -113,19 +116,38 @@ class CaseError(InputError):
 def quote(value: object) -> str:
     r"""Return a value as short, printable text on one line.
 
-    The middle of a long text is left out, and characters that would change the line or the terminal are escaped.
+    The middle of a long text is left out, and characters that would change the line or the terminal are escaped. An
+    array is described by its shape unless it is small, a function or a class by its name, and an object whose text has
+    several lines or an address by its class.
 
     Example:
         >>> quote("case\x1b[31m\n"), len(quote("a" * 10_000)) <= LONGEST_QUOTE
         ('case\\x1b[31m\\n', True)
     """
-    text = str(value) if _count_entries(value, MOST_ENTRIES_QUOTED) < MOST_ENTRIES_QUOTED else reprlib.repr(value)
+    text = _describe_object(value)
+    if text is None:
+        text = str(value) if _count_entries(value, MOST_ENTRIES_QUOTED) < MOST_ENTRIES_QUOTED else reprlib.repr(value)
     if len(text) > LONGEST_QUOTE:
         text = _leave_out_middle(text)
     if text.isprintable():
         return text
     escaped = "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in text)
     return escaped if len(escaped) <= LONGEST_QUOTE else _leave_out_middle(escaped)
+
+
+def _describe_object(value: object) -> str | None:
+    """Describe a large array, function, class or object; None for other values."""
+    if isinstance(value, str | int | float | Mapping | list | tuple | set | frozenset | None):
+        return None
+    kind, shape = type(value).__name__, getattr(value, "shape", None)
+    if isinstance(value, type):
+        return f"the class {value.__name__}"
+    if isinstance(shape, tuple) and hasattr(value, "dtype"):
+        return None if math.prod(shape) <= MOST_ELEMENTS_QUOTED else f"{kind} of shape {tuple(shape)}"
+    if callable(value) and hasattr(value, "__name__"):
+        return f"the function {value.__name__}"
+    text = str(value)
+    return f"an object of class {kind}" if "\n" in text or " at 0x" in text else None
 
 
 def _leave_out_middle(text: str) -> str:

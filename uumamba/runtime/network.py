@@ -101,9 +101,9 @@ def batch_to_device(batch: Mapping[str, Any], device: torch.device | str) -> dic
     }
 
 
-def read_loss_weights(loss: nn.Module) -> dict[str, float]:
+def read_loss_weights(loss: object) -> dict[str, float]:
     """Read a loss's learned weights; empty for a loss without ``weights()``."""
-    for module in loss.modules():
+    for module in loss.modules() if isinstance(loss, nn.Module) else ():
         weights = getattr(module, "weights", None)
         if callable(weights):
             return {str(name): float(value) for name, value in weights().items()}

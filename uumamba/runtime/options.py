@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, wraps
@@ -31,6 +31,8 @@ class Limit:
         return self.words.removeprefix("of ")
 
 
+A_BATCH = ("shape", "keys")
+"""Attributes of a tensor and of a mapping, each of which is a single batch."""
 AT_LEAST_0 = Limit("of at least 0", lambda value: value >= 0)
 AT_LEAST_1 = Limit("of at least 1", lambda value: value >= 1)
 AT_LEAST_2 = Limit("of at least 2", lambda value: value >= 2)
@@ -41,6 +43,9 @@ AT_MOST_3 = Limit("of at most 3", lambda value: value <= 3)
 AT_MOST_8 = Limit("of at most 8", lambda value: value <= 8)
 BELOW_1 = Limit("below 1", lambda value: value < 1)
 ASCENDING = Limit("in ascending order", lambda bounds: bounds[0] <= bounds[1])
+NO_CLASS = Limit("but no class", lambda value: not isinstance(value, type))
+EXPLAINED = Limit("", lambda _: True)
+"""Mark of a type whose owner refuses wrong values itself, with the line to write."""
 
 NonNegative = Annotated[float, AT_LEAST_0]
 Positive = Annotated[float, ABOVE_0]
@@ -54,6 +59,7 @@ Range = Annotated[tuple[float, float], ASCENDING]
 NonNegativeRange = Annotated[tuple[NonNegative, NonNegative], ASCENDING]
 PositiveRange = Annotated[tuple[Positive, Positive], ASCENDING]
 Bits = Annotated[int, AT_LEAST_2, AT_MOST_8]
+Batches = Annotated[Iterable[Any], Limit("of batches", lambda value: not any(hasattr(value, name) for name in A_BATCH))]
 SpatialDims = Annotated[int, AT_LEAST_2, AT_MOST_3]
 
 Made = TypeVar("Made", bound=Callable[..., Any])
@@ -63,6 +69,8 @@ _NAMES = {
     bool: "true or false",
     str: "text",
     NoneType: "None",
+    Callable: "a function",
+    Iterable: "an iterable",
 }
 
 
@@ -70,8 +78,8 @@ def check_options(made: Made) -> Made:
     """Make a constructor check its arguments by their annotations.
 
     Names are those of the signature, numbers are finite and within the range of an ``Annotated`` type, True and False
-    are no numbers, and choices are those of a ``Literal``. So are elements of sequences and mappings. Types that are no
-    data, such as networks, are not checked. The signature stays as it is.
+    are no numbers, and choices are those of a ``Literal``. So are elements of sequences and mappings. Objects, such as
+    networks and functions, are instances of the annotated class. The signature stays as it is.
 
     Args:
         made: a function, an ``__init__``, or a class such as a dataclass.
@@ -99,7 +107,8 @@ def check_options(made: Made) -> Made:
         others = [hints.get(each.name) for each in parameters if each.kind is each.VAR_KEYWORD]
         shared = [list(get_args(each)[0].__annotations__) if get_origin(each) is Unpack else None for each in others]
         known = None if None in shared else [*named, *(name for names in shared for name in names or ())]
-        return named, {name: hints[name] for name in named if name in hints}, known
+        by_place = [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
+        return by_place, {name: hints[name] for name in named if name in hints}, known
 
     @wraps(made)
     def checked(*args: Any, **kwargs: Any) -> Any:
@@ -119,8 +128,8 @@ def check_options(made: Made) -> Made:
 def read_value(annotation: Any, value: Any, key: str, *, from_yaml: bool = False, described: Any = None) -> Any:
     """Check a value by its type and range, and convert it.
 
-    Numbers are finite, and True and False are no numbers. Sequences become tuples. Values of types that are no data
-    stay as they are.
+    Numbers are finite, and True and False are no numbers. Sequences become tuples. Objects stay as they are; of their
+    types only the class is checked, for a protocol if it is ``runtime_checkable``.
 
     Args:
         annotation: the type.
@@ -142,6 +151,8 @@ def read_value(annotation: Any, value: Any, key: str, *, from_yaml: bool = False
     described = described or annotation
     origin, inner = get_origin(annotation), get_args(annotation)
     found, is_valid = value, True
+    if origin is Annotated and EXPLAINED in inner:
+        return value
     if origin is Annotated:
         found = read_value(inner[0], value, key, from_yaml=from_yaml, described=described)
         is_valid = all(limit.holds(found) for limit in inner[1:] if isinstance(limit, Limit))
@@ -162,6 +173,8 @@ def read_value(annotation: Any, value: Any, key: str, *, from_yaml: bool = False
             for kind, place in zip(types or (), places, strict=False)
         }
         found = read if isinstance(value, Mapping) else tuple(read.values())
+    else:
+        is_valid = _is_instance(value, origin or annotation)
     got = tuple(value) if isinstance(value, list) else value
     require(is_valid, key, got=got, expected=describe(described))
     return found
@@ -203,7 +216,11 @@ def describe(annotation: Any) -> str:
         return f"a list, each {describe(inner[0])}"
     if _is_kind(origin, Mapping):
         return f"a mapping to {describe(inner[1])}"
-    return _NAMES.get(annotation, getattr(annotation, "__name__", str(annotation)))
+    return _NAMES.get(origin or annotation) or _add_article(getattr(origin or annotation, "__name__", str(annotation)))
+
+
+def _add_article(name: str) -> str:
+    return f"an {name}" if name[0] in "AEIOUaeiou" else f"a {name}"
 
 
 def _check_argument(annotation: Any, value: Any, name: str) -> None:
@@ -255,6 +272,17 @@ def _list_types(origin: Any, inner: tuple[Any, ...], value: Any) -> tuple[Any, .
         return None
     types = inner if origin is tuple and inner[-1] is not Ellipsis else inner[:1] * len(value)
     return types if len(types) == len(value) else None
+
+
+def _is_instance(value: Any, kind: Any) -> bool:
+    """Return False for an object of another class.
+
+    Types without instances, such as Any, accept everything.
+    """
+    try:
+        return not isinstance(kind, type) or isinstance(value, kind)
+    except TypeError:  # a protocol without runtime checks, or a typed dictionary
+        return True
 
 
 def _is_kind(origin: Any, base: type) -> bool:

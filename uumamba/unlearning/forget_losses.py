@@ -37,6 +37,7 @@ class ForgetLoss(ABC):
         outputs: also return ``(logits, label)``, for an optimizer with a trust region (TRAM).
     """
 
+    @check_options
     def __init__(self, per_sample_loss: PerSampleLoss, predict: Predict, outputs: bool) -> None:
         self.loss, self.outputs = MeanLoss(per_sample_loss, predict=predict), outputs
 
@@ -83,6 +84,7 @@ class GradientDifference(ForgetLoss):
         Differs from the paper: samples weigh equally, whatever their number of tokens.
     """
 
+    @check_options
     def __init__(
         self,
         *,

@@ -14,7 +14,7 @@ from uumamba.runtime.errors import require
 from uumamba.runtime.options import BetweenZeroAndOne, PositiveInt, check_options
 from uumamba.runtime.seeds import generator_for
 
-Values = Sequence[float] | NDArray[Any] | Tensor
+Values = Sequence[Any] | NDArray[Any] | Tensor
 Groups = Sequence[Hashable] | NDArray[Any] | Tensor
 
 
@@ -39,6 +39,7 @@ class MembershipResult:
     non_members: int
 
 
+@check_options
 def attack_by_loss(member_losses: Values, non_member_losses: Values, **options: Any) -> MembershipResult:
     r"""Attack that takes samples of low loss for members.
 

@@ -1,15 +1,16 @@
 """Losses of each sample of a batch."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from uumamba.runtime.batch_parts import read_pair
 from uumamba.runtime.errors import UsageError, require
 from uumamba.runtime.network import bare_network, evaluating, finest_logits, read_classes
-from uumamba.runtime.options import check_options
+from uumamba.runtime.options import Batches, check_options
 
 Predict = Callable[[nn.Module, Any], tuple[Any, Tensor]]
 """``predict(net, batch) -> (logits, label)``."""
@@ -36,31 +37,11 @@ def predict_batch(net: nn.Module, batch: Any) -> tuple[Any, Tensor]:
         >>> predict_batch(nn.Identity(), {"image": torch.zeros(1, 2), "label": torch.tensor([1])})
         (tensor([[0., 0.]]), tensor([1]))
     """
-    inputs, label = read_pair(batch)
+    inputs, label = read_pair(batch, fix="pass predict=, a function of net and batch that returns logits and label")
     tensor = next(bare_network(net).parameters(), None)
     if tensor is not None:
         inputs, label = (each.to(tensor.device) if isinstance(each, Tensor) else each for each in (inputs, label))
     return net(inputs), label
-
-
-def read_pair(batch: Any) -> tuple[Any, Tensor]:
-    """Return input and label of a batch.
-
-    Example:
-        >>> read_pair([torch.zeros(1), torch.ones(1)])
-        (tensor([0.]), tensor([1.]))
-    """
-    if isinstance(batch, Mapping) and {"image", "label"} <= batch.keys():
-        return batch["image"], batch["label"]
-    if isinstance(batch, list | tuple) and len(batch) == 2:
-        return batch[0], batch[1]
-    shown = f"keys {', '.join(map(str, batch))}" if isinstance(batch, Mapping) else type(batch).__name__
-    raise UsageError(
-        "batch",
-        got=shown,
-        expected='a mapping with "image" and "label", or a pair (input, label)',
-        fix="pass predict=, a function of net and batch that returns logits and label",
-    )
 
 
 def per_sample_cross_entropy(logits: Any, label: Tensor, *, ignore_label: int | None = -100) -> Tensor:
@@ -155,6 +136,7 @@ class MeanLoss:
         tensor(0.6931)
     """
 
+    @check_options
     def __init__(
         self, per_sample_loss: PerSampleLoss = per_sample_cross_entropy, *, predict: Predict = predict_batch
     ) -> None:
@@ -188,7 +170,7 @@ class MeanLoss:
 @check_options
 def collect_losses(
     net: nn.Module,
-    batches: Iterable[Any],
+    batches: Batches,
     *,
     per_sample_loss: PerSampleLoss = per_sample_cross_entropy,
     predict: Predict = predict_batch,

@@ -1,7 +1,7 @@
 """Relearning attack: fine-tuning on a few forget samples."""
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from itertools import islice
@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from uumamba.runtime.errors import require
 from uumamba.runtime.network import bare_network
-from uumamba.runtime.options import Positive, PositiveInt, check_options
+from uumamba.runtime.options import Batches, Positive, PositiveInt, check_options
 from uumamba.runtime.seeds import key_to_seed, preserve_random_state
 from uumamba.unlearning.cycled_batches import cycle_batches
 from uumamba.unlearning.per_sample_loss import MeanLoss
@@ -70,7 +70,7 @@ class RelearningResult:
 @check_options
 def relearning_attack(
     net: nn.Module,
-    batches: Iterable[Any],
+    batches: Batches,
     quality: Callable[[nn.Module], float],
     *,
     optimizer: Callable[[list[nn.Parameter]], Optimizer],

@@ -1,13 +1,11 @@
 """Running statistics of batch norms, computed again from chosen batches."""
 
-from collections.abc import Iterable
-from typing import Any
-
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from uumamba.runtime.network import bare_network
+from uumamba.runtime.options import Batches, check_options
 from uumamba.runtime.running_statistics import find_tracking_norms, restarted_statistics
 from uumamba.unlearning.per_sample_loss import Predict, predict_batch
 
@@ -23,8 +21,9 @@ def find_trained_norms(net: nn.Module) -> list[_BatchNorm]:
     return [norm for norm in norms if norm.training and isinstance(norm, _BatchNorm)]
 
 
+@check_options
 @torch.no_grad()
-def renew_statistics(net: nn.Module, batches: Iterable[Any], *, predict: Predict = predict_batch) -> None:
+def renew_statistics(net: nn.Module, batches: Batches, *, predict: Predict = predict_batch) -> None:
     """Compute running statistics of batch norms again, as the mean over batches.
 
     Only batch norms in training mode change. Nothing of samples outside the batches is left in them. Without a batch

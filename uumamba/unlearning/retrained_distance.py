@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from uumamba.runtime.errors import require
 from uumamba.runtime.network import bare_network, evaluating, finest_logits
+from uumamba.runtime.options import Batches, check_options
 from uumamba.runtime.second_derivative import joint_norm
 from uumamba.unlearning.per_sample_loss import Predict, predict_batch, read_valid_classes
 from uumamba.unlearning.sample_accuracy import mean_over_positions
@@ -30,10 +31,11 @@ class PredictionDistance:
     samples: int
 
 
+@check_options
 def prediction_distance(
     net: nn.Module,
     retrained: nn.Module,
-    batches: Iterable[Any],
+    batches: Batches,
     *,
     predict: Predict = predict_batch,
     ignore_label: int | None = -100,
@@ -80,6 +82,7 @@ def prediction_distance(
     return PredictionDistance(float(disagreement.mean()), float(divergence.mean()), len(disagreement))
 
 
+@check_options
 def weight_distance(net: nn.Module, retrained: nn.Module) -> float:
     r"""Relative distance of the weights of two networks of one architecture.
 
@@ -135,6 +138,7 @@ class QualityGap:
         return self.unlearned - self.retrained
 
 
+@check_options
 def quality_gaps(
     net: nn.Module,
     retrained: nn.Module,

@@ -1,18 +1,17 @@
 """Accuracy of a network on batches."""
 
-from collections.abc import Iterable
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
 from uumamba.runtime.errors import require
 from uumamba.runtime.network import evaluating, finest_logits
+from uumamba.runtime.options import Batches, check_options
 from uumamba.unlearning.per_sample_loss import Predict, predict_batch, read_valid_classes
 
 
+@check_options
 def mean_accuracy(
-    net: nn.Module, batches: Iterable[Any], *, predict: Predict = predict_batch, ignore_label: int | None = -100
+    net: nn.Module, batches: Batches, *, predict: Predict = predict_batch, ignore_label: int | None = -100
 ) -> float:
     """Return the mean over samples of the share of correct positions.
 

@@ -1,14 +1,13 @@
 """Unlearning of a forget set in a few steps."""
 
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from itertools import islice
-from typing import Any
 
 from torch import nn
 
 from uumamba.runtime.errors import require
-from uumamba.runtime.options import NonNegative, PositiveInt, check_options
+from uumamba.runtime.options import Batches, NonNegative, PositiveInt, check_options
 from uumamba.runtime.whole_step import WholeStepOptimizer, check_whole_step
 from uumamba.unlearning.cycled_batches import cycle_batches
 from uumamba.unlearning.forget_losses import ForgetLoss
@@ -22,8 +21,8 @@ from uumamba.unlearning.weight_averaging import WeightAveraging
 @check_options
 def unlearn(
     net: nn.Module,
-    forget: Iterable[Any],
-    retain: Iterable[Any],
+    forget: Batches,
+    retain: Batches,
     *,
     forget_loss: ForgetLoss | Loss,
     optimizer: Callable[[list[nn.Parameter]], WholeStepOptimizer],

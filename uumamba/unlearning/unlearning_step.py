@@ -4,7 +4,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from uumamba.runtime.errors import require
 from uumamba.runtime.functional_pass import copied_buffers
 from uumamba.runtime.network import bare_network
-from uumamba.runtime.options import NonNegative, check_options
+from uumamba.runtime.options import NO_CLASS, NonNegative, check_options
 from uumamba.runtime.whole_step import WholeStepOptimizer
 from uumamba.unlearning.cycled_batches import count_samples
 from uumamba.unlearning.forget_losses import ForgetLoss, NetLoss
 from uumamba.unlearning.smoothing import Smoothing
 
-Loss = Callable[[nn.Module, Any], Any]
+Loss = Annotated[Callable[[nn.Module, Any], Any], NO_CLASS]
 """Objective ``loss(net, batch) -> scalar``, a mean over the batch's samples.
 
 As forget loss it may return ``(scalar, (logits, label))``.
