@@ -1,13 +1,15 @@
 """Passes that raise or are not finite change neither weights nor state."""
 
 import copy
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.optim.shared_parts import ADAMW
+from uumamba.optim import MSAM, SAM, Plain
 
 
 def test_a_pass_that_raises_does_not_change_the_weights(member: str, training: Any) -> None:
@@ -67,3 +69,20 @@ def test_a_loss_that_is_not_finite_skips_the_step_although_its_gradient_is_finit
     run.step([run.closure(batches[1]), infinite])
     assert run.optimizer.skipped_steps == 1
     assert torch.equal(run.weights, before)
+
+
+@pytest.mark.parametrize("make", [Plain, SAM, MSAM])
+def test_a_skipped_step_leaves_no_running_statistic_that_is_not_finite(make: Any) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 4), nn.BatchNorm1d(4, affine=False), nn.Linear(4, 2))
+    optimizer = make(net.parameters(), partial(torch.optim.SGD, lr=0.1, momentum=0.9), net=net)
+    good, bad = torch.randn(8, 3), torch.randn(8, 3)
+    bad[0, 1] = float("inf")
+    optimizer.step(lambda: net(good).square().mean())
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    optimizer.step(lambda: net(bad).square().mean())
+    assert optimizer.skipped_steps == 1
+    torch.testing.assert_close(net.state_dict(), before, rtol=0, atol=0)
+    optimizer.step(lambda: net(good).square().mean() * torch.tensor(float("inf")))  # of finite statistics
+    assert optimizer.skipped_steps == 2
+    assert net[0].num_batches_tracked == before["0.num_batches_tracked"] + 1

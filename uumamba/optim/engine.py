@@ -16,7 +16,7 @@ from torch.utils.hooks import RemovableHandle
 from uumamba.optim.foreign_calls import explain_arguments, raise_for_method
 from uumamba.optim.groups import BaseFactory, Params, check_groups, check_names, make_base, make_groups
 from uumamba.optim.passes import Ascent, AtWeights, Closure, Passes, PassResults
-from uumamba.optim.restore import WeightBackup
+from uumamba.optim.restore import StatisticsBackup, WeightBackup
 from uumamba.optim.rules import BeforeMix, FirstPass, Rule, mix_gradients
 from uumamba.optim.tensors import add_gradients, average_over_ranks, global_norm, put_gradients, take_gradients
 from uumamba.runtime.errors import require
@@ -44,8 +44,9 @@ class SharpnessAware(Optimizer):
 
     Edge cases. No perturbation, or rho 0 in every group: one pass, and the base's own step bit for bit. A gradient of
     0: no perturbation. A gradient that is not finite in either pass: weights and the base's state do not change,
-    ``skipped_steps`` increases by one, a scaler backs off, and data-parallel ranks agree. A closure that raises: the
-    weights are restored before the error leaves the step. Parameters without a gradient are ignored.
+    ``skipped_steps`` increases by one, a scaler backs off, data-parallel ranks agree, and running statistics that are
+    no longer finite are restored if ``net`` is given. A closure that raises: the weights are restored before the error
+    leaves the step. Parameters without a gradient are ignored.
 
     Args:
         params: parameters, named parameters or groups, as any torch optimizer takes them.
@@ -160,6 +161,7 @@ class SharpnessAware(Optimizer):
         _check_functions("closure", closures)
         params = [param for group in self.param_groups for param in group["params"] if param.requires_grad]
         passes = Passes(self.net, self.scaler, params)
+        statistics = StatisticsBackup(self.net)
         self.zero_grad()
         listed = [at_weights] if callable(at_weights) else () if at_weights is None else at_weights
         require(isinstance(listed, Sequence), "at_weights", got=at_weights, expected="a function, a list or None")
@@ -193,7 +195,9 @@ class SharpnessAware(Optimizer):
             perturb = self._perturb_and_descend if self._rule.early_direction is None else self._perturb_before_pass
             losses, gradients = perturb(passes, closures, gradients, ascent)
         put_gradients(params, gradients)
-        self._update([param for param in params if param.grad is not None])
+        if not self._update([param for param in params if param.grad is not None]):
+            self.skipped_steps += 1
+            statistics.restore_not_finite()
         return losses[0] if len(losses) == 1 else torch.stack(losses).mean()
 
     def _perturbs(self) -> bool:
@@ -304,8 +308,8 @@ class SharpnessAware(Optimizer):
         torch.clear_autocast_cache()
         return True
 
-    def _update(self, params: Sequence[Tensor]) -> None:
-        """Clip and step the base; skip a gradient that is not finite."""
+    def _update(self, params: Sequence[Tensor]) -> bool:
+        """Clip and step the base; return False for a gradient that is not finite."""
         require(
             params,
             "params",
@@ -323,17 +327,17 @@ class SharpnessAware(Optimizer):
         if self.scaler is not None:
             self.scaler.unscale_(self.base)
         norm = global_norm(gradients, join_small=False)  # as torch clips
-        if math.isfinite(norm.item()):
+        is_finite = math.isfinite(norm.item())
+        if is_finite:
             if self.max_grad_norm is not None:
                 clip_grads_with_norm_(params, self.max_grad_norm, norm)
             if self._rule.remember is not None:
                 self._rule.remember([param for param in self._find_perturbed() if param.grad is not None], self.state)
             self.base.step() if self.scaler is None else self.scaler.step(self.base)
             torch.clear_autocast_cache()
-        else:
-            self.skipped_steps += 1
         if self.scaler is not None:
             self.scaler.update()
+        return is_finite
 
     def register_before_mix(self, hook: BeforeMix) -> RemovableHandle:
         """Register ``hook(first, second)``, called before both gradients are mixed.

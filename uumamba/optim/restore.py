@@ -123,6 +123,34 @@ def frozen_running_statistics(net: nn.Module | None) -> Iterator[None]:
                 getattr(module, name).copy_(value)
 
 
+class StatisticsBackup:
+    """Copies of running statistics, for those that a batch makes NaN or infinite.
+
+    Args:
+        net: the network; None keeps nothing.
+
+    Example:
+        >>> norm = nn.BatchNorm1d(1)
+        >>> backup = StatisticsBackup(norm)
+        >>> _ = norm(torch.tensor([[1.0], [float("nan")]]))
+        >>> backup.restore_not_finite()
+        >>> norm.running_mean, norm.num_batches_tracked
+        (tensor([0.]), tensor(0))
+    """
+
+    def __init__(self, net: nn.Module | None) -> None:
+        found = [] if net is None else _find_statistics(net.modules())
+        self._kept = [(module, name, getattr(module, name).clone()) for module, name in found]
+
+    @torch.no_grad()
+    def restore_not_finite(self) -> None:
+        """Restore all statistics of each module with one that is not finite."""
+        wrong = {module for module, name, _ in self._kept if not getattr(module, name).isfinite().all()}
+        for module, name, value in self._kept:
+            if module in wrong:
+                getattr(module, name).copy_(value)
+
+
 def running_statistics(net: nn.Module) -> list[Tensor]:
     """Return running means, variances and batch counts of a network, not copied."""
     return [getattr(*found) for found in _find_statistics(net.modules())]
