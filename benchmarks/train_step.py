@@ -47,7 +47,7 @@ from uumamba.runtime.autocast import autocast
 from uumamba.training import Trainer
 from uumamba.types import Batch
 
-CONFIG = "acdc_cpu"
+CONFIG = "acdc_uu_mamba"
 BARE, OURS, THEIRS = "bare passes", "uumamba", "batchgeneratorsv2"
 MOST = {"cpu": 1.1, "cuda": 1.03}
 PATIENTS = 10

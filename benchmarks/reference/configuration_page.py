@@ -24,7 +24,7 @@ uumamba run acdc_cpu --raw ACDC/database --out runs/acdc
 repeated:
 
 ```
-uumamba run acdc_cpu --raw ACDC/database --out runs/acdc --set optim.rho=0.1 --set 'augment.scale=[0.8, 1.25]'
+uumamba run acdc_cpu --raw ACDC/database --out runs/acdc --set optim.base.lr=0.002 --set 'augment.scale=[0.8, 1.25]'
 ```
 
 - An unknown key, a missing key, or a value of a wrong type or out of range ends the command before a file is written.

@@ -60,12 +60,12 @@ def test_a_resumed_run_has_no_total_minutes_and_an_unrecorded_run_no_commit(tmp_
     write_text(tmp_path / "run" / "prepared" / "a", "begun by an earlier call")
     acdc_cpu.run_variant((), raw=tmp_path, out=tmp_path / "run")
     assert acdc_cpu.summarize_run("a", tmp_path / "run")["minutes in all"] == "-"
-    write_run(read_config("acdc_cpu"), out=tmp_path / "runs" / "UMambaBot-SAM")
+    write_run(read_config("acdc_cpu", acdc_cpu.SAM), out=tmp_path / "runs" / "UMambaBot-SAM")
     assert make_table(tmp_path)["commit"] == "unknown"
 
 
 def test_a_finished_run_of_another_configuration_is_not_published(tmp_path: Path) -> None:
-    write_run(read_config("acdc_cpu", ["optim.rho=0.1"]), out=tmp_path / "runs" / "UMambaBot-SAM")
+    write_run(read_config("acdc_cpu", [*acdc_cpu.SAM, "optim.rho=0.1"]), out=tmp_path / "runs" / "UMambaBot-SAM")
     with pytest.raises(SystemExit, match="UMambaBot-SAM: got another configuration, expected the current acdc_cpu"):
         make_table(tmp_path)
     assert not (tmp_path / "table.json").exists()

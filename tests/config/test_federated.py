@@ -14,7 +14,7 @@ from uumamba.federated import mix
 @pytest.mark.parametrize("name", KINDS["topology"].parts)
 def test_every_topology_is_built_for_the_number_of_sites(name: str) -> None:
     part = read_part("federated", {"topology": {"name": name}, "gossip_steps": 2})
-    method = build_federated(part, [3, 1, 1, 1, 1, 1], objective=None, optimizer=None, seed=5)
+    method = build_federated(part, [3, 1, 1, 1, 1, 1], objective=len, optimizer=len, seed=5)
     assert (method.topology.clients, method.gossip_steps, method.seed) == (6, 2, 5)
     weights = torch.tensor([[6.0], [0.0], [0.0], [0.0], [0.0], [0.0]])
     mixed = mix(weights, method.topology, first_step=0, steps=200)
@@ -25,7 +25,7 @@ def test_every_topology_is_built_for_the_number_of_sites(name: str) -> None:
 def test_absent_sites_on_a_directed_graph_are_refused_by_key(refused: Refused) -> None:
     part = read_part("federated", {"topology": {"name": "exponential"}, "participation": 0.5})
     with refused("federated.participation"):
-        build_federated(part, [1] * 8, objective=None, optimizer=None)
+        build_federated(part, [1] * 8, objective=len, optimizer=len)
 
 
 def test_a_round_has_the_learning_rate_of_its_first_step() -> None:

@@ -317,7 +317,7 @@ def test_a_file_that_cannot_be_read_is_refused(refused, tmp_path: Path) -> None:
 
 
 def test_the_presets_of_a_study_differ_only_in_the_named_sections() -> None:
-    names = ("acdc_cpu", "acdc_dg_strong", "acdc_dg_sam", "acdc_dg_udim")
+    names = ("acdc_uu_mamba", "acdc_dg_strong", "acdc_dg_sam", "acdc_dg_udim")
     plain, strong, sam, udim = (read_config(name).as_json() for name in names)
     changed = [
         {key for key in a if a[key] != b[key]} - {"name"} for a, b in ((plain, strong), (strong, sam), (sam, udim))
@@ -327,4 +327,4 @@ def test_the_presets_of_a_study_differ_only_in_the_named_sections() -> None:
     useful = read_config("acdc_dg_useful").as_json()
     assert useful["training"].pop("useful")["group_by"] == "phase"
     assert plain["training"].pop("useful") is None
-    assert useful | {"name": "acdc_cpu"} == plain
+    assert useful | {"name": "acdc_uu_mamba"} == plain

@@ -108,7 +108,8 @@ def check_options(made: Made) -> Made:
         shared = [list(get_args(each)[0].__annotations__) if get_origin(each) is Unpack else None for each in others]
         known = None if None in shared else [*named, *(name for names in shared for name in names or ())]
         by_place = [each.name for each in parameters if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)]
-        return by_place, {name: hints[name] for name in named if name in hints}, known
+        checked_first = sorted((name for name in named if name in hints), key=lambda name: not is_data(hints[name]))
+        return by_place, {name: hints[name] for name in checked_first}, known
 
     @wraps(made)
     def checked(*args: Any, **kwargs: Any) -> Any:
@@ -117,9 +118,10 @@ def check_options(made: Made) -> Made:
             if known is not None and name not in known:
                 listed = ", ".join(each for each in known if each != "self")
                 raise UsageError(name, got=value, expected=f"an argument by a known name: {listed}")
-        for name, value in (*zip(names, args, strict=False), *kwargs.items()):
-            if name in hints:
-                _check_argument(hints[name], value, name)
+        given = dict(zip(names, args, strict=False)) | kwargs
+        for name in hints:  # numbers and choices before objects, which a configuration makes from other sections
+            if name in given:
+                _check_argument(hints[name], given[name], name)
         return made(*args, **kwargs)
 
     return cast(Made, checked)

@@ -43,7 +43,8 @@ def unlearn(
     **Modes.** The network's modes are the caller's: call ``net.eval()`` first to unlearn without dropout and with fixed
     batch norms, ``net.train()`` otherwise. Running statistics do not change during the steps; those of batch norms in
     training mode are computed at the end from the next retain batches, as many as the run used, so that nothing of the
-    forget set is left in them.
+    forget set is left in them. Fixed batch norms do not rescale activations, so a learning rate for training mode may
+    be too high with them: ``retain_loss`` of the records then grows, or steps are skipped. A tenth of it is a start.
 
     **Errors.** A step with a gradient that is not finite is skipped and recorded; the run warns of skipped steps. An
     error leaves the network as after its last complete step.
