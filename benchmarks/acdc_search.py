@@ -44,7 +44,7 @@ from uumamba.pipelines.train import train
 from uumamba.runtime.files import write_json
 from uumamba.runtime.text_files import load_json
 
-CONFIG = "acdc_cpu"
+CONFIG = "acdc_uu_mamba"
 PLAIN = "optim={name: Plain, base: {name: AdamW, lr: 0.001, weight_decay: 0.01}, max_grad_norm: 12.0}"
 BASE = (PLAIN, "training.validate_every=1000", "schedule={name: cosine, warmup_epochs: 1}")
 QUICK = (

@@ -39,7 +39,7 @@ from uumamba.optim import SAM, Plain
 from uumamba.optim.passes import read_logits
 from uumamba.pipelines.build import build_loss
 
-CONFIG = "acdc_cpu"
+CONFIG = "acdc_uu_mamba"
 MANY, OURS, PER_TENSOR, PEER = "1500 tensors of 256", "ours", "per tensor", "pytorch_optimizer"
 LIMIT = "one vector"
 CLIMB_RESTORE = "climb + restore"

@@ -32,7 +32,7 @@ from uumamba.pipelines.prediction.segmented_case import UnusualCaseWarning
 from uumamba.pipelines.prepare import prepare
 from uumamba.runtime.files import make_folder
 
-CONFIG = "acdc_cpu"
+CONFIG = "acdc_uu_mamba"
 FOLDS = range(5)
 FLIPS = {"rows reversed": (0,), "columns reversed": (1,), "turned by 180 degrees": (0, 1)}
 """Axes of the thumbnail that a changed copy of a frame reverses."""

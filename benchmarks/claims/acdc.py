@@ -36,7 +36,7 @@ from uumamba.runtime.files import write_json
 from uumamba.runtime.seeds import seed_everything
 from uumamba.types import Batch
 
-CONFIG = "acdc_cpu"
+CONFIG = "acdc_uu_mamba"
 SETTINGS = ("preprocess.spacing_mm=[null, 2.0, 2.0]", "training.patch_size=[96, 96]", "training.batch_size=4")
 FOLD, TRAINING_PATIENTS = "0", 24
 SECONDS, SEEDS = 300, 3
@@ -84,7 +84,7 @@ def parse_acdc_options(
 
 
 def read_acdc_config(settings: Sequence[str] = ()) -> RunConfig:
-    """Read the configuration ``acdc_cpu`` on a coarser grid, with further settings."""
+    """Read the configuration ``acdc_uu_mamba`` on a coarser grid, with further settings."""
     return read_config(CONFIG, [*SETTINGS, *settings])
 
 
