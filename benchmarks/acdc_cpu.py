@@ -2,8 +2,8 @@
 
 Compared are U-Mamba with SAM, the control network, and the plain optimizer. Each variant is a complete ``uumamba run``
 of ``acdc_cpu`` on fold 0 of the 100 training patients: raw scans to Dice on native grids. SAM makes two passes per
-step, so it gets half the steps of plain AdamW, which is the configuration's own optimizer. Finished variants are read, not run again, so that the table can grow one
-variant at a time.
+step, so it gets half the steps of plain AdamW, which is the configuration's own optimizer. Finished variants are read,
+not run again, so that the table can grow one variant at a time.
 
     python -m benchmarks.acdc_cpu --raw ACDC/database --out runs/acdc_cpu --json benchmarks/results/acdc_cpu.json
 """

@@ -9,10 +9,10 @@ Data: scikit-learn's digits; a seed draws 640 training images, split by Dirichle
 64-32-10; batches have 16 images, a round 5 local steps (D-PSGD: 1), SGD has weight decay 0.01 and no momentum, and its
 rate is multiplied by 0.998 after each round, as in public code for DFedSAM. The weight decay was raised from 0.0005
 after a pilot with other seeds: with little decay every client soon fits all its images, the clients' drift vanishes
-slowly, and no run of an affordable length ended flat. A rate that falls to 0 by a cosine ends no flatter: in a pilot of
-seven arms with seeds 100 and 101 the accuracy rose by 0.2 to 1.4 points in the last fifth, because the clients' distance
-shrinks with the rate until all are the mean model. Arms of D-PSGD would need several times the rounds, and the hour that
-this benchmark may take is used.
+slowly, and no run of an affordable length ended flat. A rate that falls to 0 by a cosine ends no flatter: in a pilot
+of seven arms with seeds 100 and 101 the accuracy rose by 0.2 to 1.4 points in the last fifth, because the clients'
+distance shrinks with the rate until all are the mean model. Arms of D-PSGD would need several times the rounds, and the
+hour that this benchmark may take is used.
 
 Settings: 16 clients with alpha 0.3 and 0.6 on a ring, torus and directed exponential graph, 160 rounds; 64 clients with
 alpha 0.3 on the exponential graph, 120 rounds.

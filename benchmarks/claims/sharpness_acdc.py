@@ -3,7 +3,7 @@ r"""Sharpness-aware methods and the plain optimizer on ACDC at equal time.
     python -m benchmarks.claims.sharpness_acdc --acdc ACDC/database --out runs/sharpness_acdc \
         --json benchmarks/results/sharpness_acdc.json
 
-Network and augmentation are those of ``acdc_uu_mamba`` on a coarser grid, which is trainable in five minutes on one core.
+Network and augmentation are those of ``acdc_uu_mamba`` on a coarser grid, trainable in five minutes on one core.
 The cost of a step is measured first, in alternating rounds, and stored in OUT. The plain optimizer makes as many steps
 as fit into five minutes, the other methods as many as take the same time. Two runs work in parallel, with one thread
 each; a run stored in OUT is read, not run again. The 24 runs take about an hour and a half. 24 patients are used for
