@@ -54,6 +54,7 @@ THEMES = (
         {
             "acdc_cpu": "benchmarks.acdc_cpu",
             "acdc_minutes": "benchmarks.acdc_minutes",
+            "acdc_search": "benchmarks.acdc_search",
             "demo": "benchmarks.demo",
             "coronary_phantom": "benchmarks.vessels",
             "aorta_phantom": "benchmarks.vessels",
