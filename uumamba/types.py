@@ -4,7 +4,7 @@ Axes are ``(batch, channel, *spatial)`` in stored axis order.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +32,6 @@ An objective that follows the training, such as MESA with its teacher, is also a
 """
 
 
-@runtime_checkable
 class Method(Protocol):
     """Domain-generalization method with a term per optimizer step, such as ``UDIM``.
 

@@ -192,8 +192,13 @@ def test_a_gradient_of_zero_gives_no_nan(sharpness_aware: str, factor: float, tr
 
 
 def test_a_member_is_an_optimizer_that_shares_the_groups_of_its_base(member: str, training: Any) -> None:
-    given = [{"params": [nn.Parameter(torch.ones(2, 2))]}]
-    optimizer = training(member, groups=lambda net: given).optimizer
+    given: list[dict[str, Any]] = [{}]
+
+    def make_groups(net: nn.Module) -> list[dict[str, Any]]:
+        given[0]["params"] = list(net.parameters())
+        return given
+
+    optimizer = training(member, groups=make_groups).optimizer
     assert isinstance(optimizer, Optimizer)
     assert list(given[0]) == ["params"], "the caller's groups are not changed"
     optimizer.add_param_group({"params": [nn.Parameter(torch.ones(1))], "lr": 0.5})

@@ -130,7 +130,7 @@ def _ends_run(swad: SWAD, loss: float, step: int) -> bool:
         warnings.warn(
             f"The validation loss at step {step} is {loss}: training has diverged, or a training domain has no labels. "
             "The run ends and SWAD keeps its average. Lower the learning rate, or hold out the domain without labels.",
-            stacklevel=3,
+            stacklevel=4,
         )
         return True
     swad.validated(loss)

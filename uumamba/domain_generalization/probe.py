@@ -134,7 +134,7 @@ def probe_segmentation(
         warnings.warn(
             f"{len(ignored)} of {len(is_labelled)} units have only voxels of ignore_label ({ignore_label}) and are "
             f"excluded from the slow examples: {ignored}",
-            stacklevel=2,
+            stacklevel=3,
         )
     missed = 1 - dice.mean(1)
     # The class's mean over all units replaces NaN, or 0 if no unit has the class.

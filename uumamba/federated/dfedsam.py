@@ -86,7 +86,7 @@ class DFedSAM:
         follow each other in one random order per epoch.
     """
 
-    objective: Callable[[nn.Module, Any], Tensor]
+    objective: Annotated[Callable[[nn.Module, Any], Tensor], EXPLAINED]
     optimizer: Annotated[Callable[[Iterable[nn.Parameter]], WholeStepOptimizer], EXPLAINED]
     topology: Mixing
     local_steps: PositiveInt = 5

@@ -309,7 +309,7 @@ class SharpnessAware(Optimizer):
         return True
 
     def _update(self, params: Sequence[Tensor]) -> bool:
-        """Clip and step the base; return False for a gradient that is not finite."""
+        """Clip and step; return False for a gradient that is not finite."""
         require(
             params,
             "params",

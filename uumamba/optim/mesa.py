@@ -126,7 +126,7 @@ class MESA(nn.Module, Observer):
             warnings.warn(
                 f"MESA's teacher has not changed in {PASSES_WITHOUT_STEP} calls. Write "
                 "optimizer.register_step_post_hook(lambda *_: objective.after_step(net)).",
-                stacklevel=3,
+                stacklevel=5,
             )
 
     def after_step(self, net: nn.Module) -> None:

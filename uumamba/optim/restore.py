@@ -124,7 +124,7 @@ def frozen_running_statistics(net: nn.Module | None) -> Iterator[None]:
 
 
 class StatisticsBackup:
-    """Copies of running statistics, for those that a batch makes NaN or infinite.
+    """Copies of running statistics, to restore those that become NaN.
 
     Args:
         net: the network; None keeps nothing.

@@ -174,7 +174,7 @@ class SAF(nn.Module, Observer):
             warnings.warn(
                 f"SAF: epoch {self.epoch} has seen every sample {PASSES_OF_AN_EPOCH} times, so no output is new. Call "
                 "objective.begin_epoch(epoch) before each epoch.",
-                stacklevel=3,
+                stacklevel=5,
             )
 
     def _write_rows(self, ids: Tensor, logits: Tensor, epoch: int) -> None:

@@ -257,7 +257,7 @@ def _warn_about_others(modules: Mapping[str, nn.Module], names: Sequence[str]) -
         warnings.warn(
             f"Matrices of {named} stay in full precision: only linear layers and convolutions are rounded. To silence "
             f"this warning, set {suggest_overrides(list(modules), [*names, *modules])}.",
-            stacklevel=3,
+            stacklevel=4,
         )
 
 

@@ -148,5 +148,5 @@ def _report_skipped(records: list[StepRecord]) -> None:
         warnings.warn(
             f"{len(skipped)} of {len(records)} unlearning steps were skipped, since a gradient was not finite; "
             f"the first is step {skipped[0]}.",
-            stacklevel=3,
+            stacklevel=4,
         )
