@@ -57,7 +57,7 @@ def batches(dataset: KeyedDataset, epoch: int, *, workers: int = 0) -> Iterator[
         watch.raise_if_dead()
         try:
             batch = next(iterator, None)
-        except RuntimeError:
+        except (RuntimeError, OSError, EOFError):  # the last two by the connection of a worker that died
             watch.raise_if_dead()
             raise
         if batch is None:
